@@ -1,0 +1,1 @@
+//! A local RDS Proxy in front of a real PostgreSQL.

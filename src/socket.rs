@@ -1,0 +1,1 @@
+//! The driver's socket: found, tuned and looked at.

@@ -1,0 +1,3 @@
+//! Everything the crate promises, against real servers.
+#[path = "../support/mod.rs"]
+mod support;
