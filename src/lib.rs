@@ -4,7 +4,13 @@
 pub mod clock;
 #[cfg(feature = "emulator")]
 pub mod emulator;
+mod config;
+mod error;
+mod outcome;
 mod secret;
+mod sign;
 mod socket;
 
+pub use error::{Error, ErrorKind, PoolCounts};
+pub use outcome::{Outcome, Phase};
 pub use secret::Secret;

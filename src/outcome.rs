@@ -1,0 +1,122 @@
+//! The words for what happened: outcome of the work, phase that failed, cause seen.
+
+use std::fmt;
+
+/// What became of a statement or transaction whose call returned an error.
+///
+/// It answers one question: is a repeat safe? [`NotSent`](Outcome::NotSent), [`NotExecuted`](Outcome::NotExecuted) and
+/// [`RolledBack`](Outcome::RolledBack) left nothing behind; [`Unknown`](Outcome::Unknown) may have.
+///
+/// ```
+/// use rds_proxy_pool::Outcome;
+///
+/// assert!(Outcome::NotSent.left_nothing());
+/// assert!(!Outcome::Unknown.left_nothing());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// No complete request left this process, or there was no session to receive it.
+    NotSent,
+    /// The server answered, but refused before running it.
+    NotExecuted,
+    /// The statement was undone and its transaction is still open (MySQL only).
+    Undone,
+    /// The statement and everything before it in its transaction is undone.
+    RolledBack,
+    /// It may have been applied, now or later: the answer was lost.
+    Unknown,
+    /// It is applied, although the call returned an error.
+    Committed,
+}
+
+impl Outcome {
+    /// Whether the database is certain to be as if the call had not been made.
+    pub fn left_nothing(self) -> bool {
+        matches!(self, Outcome::NotSent | Outcome::NotExecuted | Outcome::RolledBack)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Outcome::NotSent => "not sent",
+            Outcome::NotExecuted => "not executed",
+            Outcome::Undone => "statement undone",
+            Outcome::RolledBack => "rolled back",
+            Outcome::Unknown => "unknown",
+            Outcome::Committed => "committed",
+        })
+    }
+}
+
+/// The part of a call that was under way when it failed.
+///
+/// ```
+/// use rds_proxy_pool::Phase;
+///
+/// assert_eq!(Phase::Tcp.to_string(), "opening the TCP connection");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Reading the configuration.
+    Configure,
+    /// Waiting for one of the pool's connections to become free.
+    Queue,
+    /// Loading credentials and signing a token.
+    Token,
+    /// Resolving the endpoint's name.
+    Dns,
+    /// Opening the TCP connection.
+    Tcp,
+    /// TLS handshake and login.
+    Login,
+    /// The check of a connection that was idle.
+    Fence,
+    /// Opening a transaction.
+    Begin,
+    /// Running a statement.
+    Statement,
+    /// Committing a transaction.
+    Commit,
+    /// Rolling a transaction back.
+    Rollback,
+}
+
+impl Phase {
+    /// Its name in an error's [`code`](crate::Error::code) and in log fields.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Configure => "configure",
+            Phase::Queue => "queue",
+            Phase::Token => "token",
+            Phase::Dns => "dns",
+            Phase::Tcp => "tcp",
+            Phase::Login => "login",
+            Phase::Fence => "fence",
+            Phase::Begin => "begin",
+            Phase::Statement => "statement",
+            Phase::Commit => "commit",
+            Phase::Rollback => "rollback",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::Configure => "reading the configuration",
+            Phase::Queue => "waiting for a free connection",
+            Phase::Token => "getting a token",
+            Phase::Dns => "resolving the endpoint",
+            Phase::Tcp => "opening the TCP connection",
+            Phase::Login => "logging in over TLS",
+            Phase::Fence => "checking an idle connection",
+            Phase::Begin => "opening the transaction",
+            Phase::Statement => "running the statement",
+            Phase::Commit => "committing",
+            Phase::Rollback => "rolling back",
+        })
+    }
+}

@@ -1,0 +1,1 @@
+//! Signs IAM tokens.
