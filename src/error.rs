@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sqlx_core::error::{DatabaseError, Error as SqlxError};
 
+pub use crate::outcome::ErrorKind;
 use crate::outcome::{Outcome, Phase};
 
 type BoxError = Box<dyn StdError + Send + Sync + 'static>;
@@ -46,32 +47,6 @@ struct Inner {
 enum Source {
     Driver(SqlxError),
     Other(BoxError),
-}
-
-/// Whose fault an [`Error`] is, and so who can mend it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// A setting is missing or wrong: mend the configuration. Nothing was sent.
-    Config,
-    /// AWS credentials could not be loaded or have expired: mend the role or the provider. Nothing was sent.
-    Credentials,
-    /// The proxy or server refused the login: mend user, policy, secret or clock.
-    Auth,
-    /// No connection could be made: network, name, certificate, or a server that is down.
-    Connect,
-    /// The deadline or the acquire timeout was reached.
-    Deadline,
-    /// The server is at one of its limits: fewer connections, or later.
-    Throttled,
-    /// The connection was lost while it was in use; see the outcome before you repeat anything.
-    Lost,
-    /// The server cannot write: it is a reader, or a writer that was demoted.
-    ReadOnly,
-    /// The pool was closed or suspended by this process.
-    Closed,
-    /// The database answered an error to a transaction's own BEGIN, COMMIT or ROLLBACK.
-    Database,
 }
 
 /// The pool's connections at the moment of an error.

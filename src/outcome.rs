@@ -120,3 +120,61 @@ impl fmt::Display for Phase {
         })
     }
 }
+
+/// What is useful after a failure; whether it is safe is the [`Outcome`]'s business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reaction {
+    /// Another connection may do better at once.
+    Reconnect,
+    /// Another token may be accepted.
+    NewToken,
+    /// The same again after a short wait.
+    BackOff,
+    /// The same again after a longer wait: the server is at a limit.
+    Throttle,
+    /// Nothing this process can do will change it.
+    Surface,
+}
+
+/// What an engine makes of a driver error: the row of its table.
+#[derive(Clone, Copy, Debug)]
+pub struct Verdict {
+    /// Whose fault it is.
+    pub kind: ErrorKind,
+    /// The stable name of the case.
+    pub code: &'static str,
+    /// What became of the work.
+    pub outcome: Outcome,
+    /// What is useful next.
+    pub reaction: Reaction,
+    /// Whether the connection is as good as before.
+    pub keep: bool,
+    /// What to do about it, where the error alone tells.
+    pub hint: Option<&'static str>,
+}
+
+/// Whose fault an [`Error`](crate::Error) is, and so who can mend it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A setting is missing or wrong: mend the configuration. Nothing was sent.
+    Config,
+    /// AWS credentials could not be loaded or have expired: mend the role or the provider. Nothing was sent.
+    Credentials,
+    /// The proxy or server refused the login: mend user, policy, secret or clock.
+    Auth,
+    /// No connection could be made: network, name, certificate, or a server that is down.
+    Connect,
+    /// The deadline or the acquire timeout was reached.
+    Deadline,
+    /// The server is at one of its limits: fewer connections, or later.
+    Throttled,
+    /// The connection was lost while it was in use; see the outcome before you repeat anything.
+    Lost,
+    /// The server cannot write: it is a reader, or a writer that was demoted.
+    ReadOnly,
+    /// The pool was closed by this process.
+    Closed,
+    /// The database answered an error of its own.
+    Database,
+}

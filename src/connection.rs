@@ -1,0 +1,251 @@
+//! A connection on loan from the pool.
+
+use std::fmt;
+use std::time::Instant;
+
+use futures_util::StreamExt;
+use sqlx_core::Either;
+use sqlx_core::error::Error as SqlxError;
+
+use crate::attend::{Bounds, attend};
+use crate::engine::{Answer, Call, Engine};
+use crate::error::{Error, ErrorKind};
+use crate::outcome::{Outcome, Phase, Reaction, Verdict};
+use crate::pool::{Live, Pool, Slot, Trouble};
+use crate::statement::TransactionEffect;
+
+/// A database connection that goes back to its pool when dropped.
+///
+/// `&mut connection` is an sqlx `Executor`. The pool takes back only what is certain to be clean: a connection on which a
+/// future was dropped half way, whose transaction was not ended, or that saw an I/O, protocol or fatal error is closed.
+///
+/// It has no `Deref` to the driver's connection; [`lend`](ProxyConnection::lend) hands that out for code that insists.
+///
+/// ```no_run
+/// # async fn example(pool: rds_proxy_pool::ProxyPool) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut connection = pool.acquire().await?;
+/// sqlx::query("UPDATE stock SET held = held + 1 WHERE id = $1").bind(7_i32).execute(&mut connection).await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct ProxyConnection<DB: Engine> {
+    live: Option<Live<DB>>,
+    pool: Pool<DB>,
+    // After `live`, so that the connection is back before its place is.
+    _slot: Slot,
+}
+
+impl<DB: Engine> ProxyConnection<DB> {
+    pub(crate) fn new(pool: Pool<DB>, live: Live<DB>, slot: Slot) -> Self {
+        ProxyConnection { live: Some(live), pool, _slot: slot }
+    }
+
+    /// Hands out the driver's connection, for migrations, `COPY`, notifications and helpers that demand it.
+    ///
+    /// What is done with it is out of the pool's sight: no deadline is kept, and before the connection is used again the
+    /// pool asks it (one round trip) whether it is in a transaction and can still write. Call
+    /// [`Pool::settle`] at the end of the invocation, so that this is asked before a freeze.
+    ///
+    /// ```no_run
+    /// # async fn example(pool: rds_proxy_pool::ProxyPool) -> Result<(), Box<dyn std::error::Error>> {
+    /// use sqlx::Connection;
+    ///
+    /// let mut connection = pool.acquire().await?;
+    /// connection.lend().ping().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lend(&mut self) -> &mut DB::Connection {
+        self.live().lend()
+    }
+
+    /// The connection itself; it is there from `new` to `drop`.
+    fn live(&mut self) -> &mut Live<DB> {
+        self.live.as_mut().expect("a guard holds its connection until it is dropped")
+    }
+
+    pub(crate) fn pool(&self) -> &Pool<DB> {
+        &self.pool
+    }
+
+    /// Makes sure that this connection is closed, not pooled.
+    pub(crate) fn spoil(&mut self) {
+        self.live().spoil();
+    }
+
+    /// Runs one driver call and heeds what became of it.
+    pub(crate) async fn drive<T>(
+        &mut self,
+        until: Option<Instant>,
+        judge: impl FnOnce(&SqlxError) -> Verdict,
+        call: impl for<'c> FnOnce(&'c mut DB::Connection) -> Answer<'c, T>,
+    ) -> Result<T, Failure> {
+        let bounds = Bounds { until, ..Bounds::default() };
+        // Not `self.clock()`: the clock must not borrow what the driver call borrows.
+        let pool = self.pool.clone();
+        let live = self.live();
+        match live.drive(pool.clock(), bounds, call).await {
+            Ok(answer) => Ok(answer),
+            Err(trouble) => Err(Failure::new(trouble, judge, live)),
+        }
+    }
+
+    /// Runs one statement that gives one answer.
+    pub(crate) async fn statement<T>(
+        &mut self,
+        until: Option<Instant>,
+        call: Call<DB>,
+        send: impl for<'c> FnOnce(&'c mut DB::Connection, Call<DB>) -> Answer<'c, T>,
+    ) -> Result<T, Failure> {
+        tracing::debug!(sql = call.text(), "sending a statement");
+        let effect = DB::transaction_effect(call.text());
+        self.note_opening(effect);
+        let access = self.pool.config().access();
+        let result = self.drive(until, |error| DB::judge_statement(error, access), |live| send(live, call)).await;
+        self.note_ending(effect, result.is_ok());
+        result
+    }
+
+    /// A text that may open a transaction counts as having done so from the moment it is sent.
+    pub(crate) fn note_opening(&mut self, effect: TransactionEffect) {
+        if effect != TransactionEffect::Ends {
+            self.live().sent(effect);
+        }
+    }
+
+    /// Only an answered text has ended one.
+    pub(crate) fn note_ending(&mut self, effect: TransactionEffect, answered: bool) {
+        if effect == TransactionEffect::Ends && answered {
+            self.live().sent(effect);
+        }
+    }
+
+    /// Runs one statement and hands out everything it answers as it comes.
+    pub(crate) fn stream(
+        &mut self,
+        until: Option<Instant>,
+        call: Call<DB>,
+    ) -> impl futures_core::Stream<Item = Result<Either<DB::QueryResult, DB::Row>, Failure>> + Send + '_ {
+        async_stream::stream! {
+            tracing::debug!(sql = call.text(), "sending a statement");
+            let effect = DB::transaction_effect(call.text());
+            self.note_opening(effect);
+            let access = self.pool.config().access();
+            let pool = self.pool.clone();
+            let live = self.live();
+            let mut watch = live.start();
+            let mut ended = None;
+            {
+                let (connection, condition) = live.split();
+                let mut answers = DB::fetch_many(connection, call);
+                loop {
+                    let bounds = Bounds { until, patience: None, watch: watch.take() };
+                    match condition.ended(attend(pool.clock(), bounds, next(&mut answers)).await) {
+                        Ok(Some(item)) => yield Ok(item),
+                        Ok(None) => break,
+                        Err(trouble) => {
+                            ended = Some(trouble);
+                            break;
+                        }
+                    }
+                }
+            }
+            match ended {
+                None => {
+                    live.finished();
+                    self.note_ending(effect, true);
+                }
+                Some(trouble) => yield Err(Failure::new(trouble, |error| DB::judge_statement(error, access), live)),
+            }
+        }
+    }
+}
+
+/// The next answer, an end of the stream being one.
+async fn next<T>(
+    answers: &mut (impl futures_core::Stream<Item = Result<T, SqlxError>> + Unpin),
+) -> Result<Option<T>, SqlxError> {
+    answers.next().await.transpose()
+}
+
+impl<DB: Engine> Drop for ProxyConnection<DB> {
+    fn drop(&mut self) {
+        if let Some(live) = self.live.take() {
+            self.pool.release(live);
+        }
+    }
+}
+
+impl<DB: Engine> fmt::Debug for ProxyConnection<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProxyConnection").finish_non_exhaustive()
+    }
+}
+
+/// Why a statement has no answer, and what the engine makes of it.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    trouble: Trouble,
+    verdict: Verdict,
+}
+
+impl Failure {
+    fn new<DB: Engine>(trouble: Trouble, judge: impl FnOnce(&SqlxError) -> Verdict, live: &mut Live<DB>) -> Self {
+        let verdict = match &trouble {
+            Trouble::Driver(error) => judge(error),
+            Trouble::TimedOut => Verdict {
+                kind: ErrorKind::Deadline,
+                code: "deadline.statement",
+                outcome: Outcome::Unknown,
+                reaction: Reaction::Surface,
+                keep: false,
+                hint: Some("the statement may still be running: find out what became of it before repeating a write"),
+            },
+            Trouble::Unreachable => Verdict {
+                kind: ErrorKind::Lost,
+                code: "lost.silent",
+                outcome: Outcome::Unknown,
+                reaction: Reaction::Reconnect,
+                keep: false,
+                hint: Some("nothing reached the server after the gap; the connection was given up"),
+            },
+        };
+        live.heed(&verdict);
+        Failure { trouble, verdict }
+    }
+
+    pub(crate) fn verdict(&self) -> &Verdict {
+        &self.verdict
+    }
+
+    /// Our error, whatever the cause: for calls that return it.
+    pub(crate) fn into_error(self, phase: Phase) -> Error {
+        let Verdict { kind, code, outcome, hint, .. } = self.verdict;
+        let message = match (kind, phase) {
+            (ErrorKind::Deadline, _) => "the deadline was reached",
+            (ErrorKind::Lost, _) => "the connection was lost",
+            (ErrorKind::ReadOnly, _) => "the server cannot write",
+            (ErrorKind::Throttled, _) => "the server is at a limit",
+            _ => "the database refused",
+        };
+        let mut error = Error::new(kind, code, message).phase_of(phase).outcome_of(outcome);
+        if let Some(hint) = hint {
+            error = error.hint_of(hint);
+        }
+        match self.trouble {
+            Trouble::Driver(cause) => error.caused_by_driver(cause),
+            Trouble::TimedOut | Trouble::Unreachable => error,
+        }
+    }
+
+    /// For sqlx's callers: what the server or driver said of their own statement stays as it is; ours are the errors that
+    /// say more than that.
+    pub(crate) fn into_sqlx(self, finish: impl FnOnce(Error) -> Error) -> SqlxError {
+        let ours = self.verdict.outcome == Outcome::Unknown
+            || matches!(self.verdict.kind, ErrorKind::Lost | ErrorKind::Throttled | ErrorKind::Deadline);
+        match self.trouble {
+            Trouble::Driver(error) if !ours => error,
+            _ => finish(self.into_error(Phase::Statement)).into(),
+        }
+    }
+}

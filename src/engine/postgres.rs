@@ -1,0 +1,139 @@
+//! PostgreSQL, through `sqlx-postgres`.
+
+mod class;
+mod errors;
+
+use sqlx_core::connection::ConnectOptions;
+use sqlx_core::describe::Describe;
+use sqlx_core::error::Error as SqlxError;
+use sqlx_core::executor::Executor;
+use sqlx_core::row::Row;
+use sqlx_core::sql_str::SqlStr;
+use sqlx_core::value::ValueRef;
+use sqlx_postgres::{PgConnectOptions, PgConnection, PgRow, PgSslMode, PgStatement, PgTypeInfo, Postgres};
+
+use crate::config::{Access, ProxyConfig, Tls};
+use crate::engine::{Answer, Answers, Call, Driver, Engine, Options, Probe};
+use crate::error::Error;
+use crate::outcome::Verdict;
+use crate::statement::{TransactionEffect, transaction_effect};
+
+/// Variables the driver reads by itself and cannot be told to forget: RDS Proxy refuses the first, and the others would
+/// send a client certificate nobody configured.
+const STRAY_VARIABLES: [&str; 3] = ["PGOPTIONS", "PGSSLCERT", "PGSSLKEY"];
+
+/// One round trip: whether the session can write, and, as a statement outside a transaction starts its own, whether the
+/// transaction is older than the statement. It changes nothing, so it does not pin.
+const PROBE: &str = "SELECT pg_catalog.current_setting('transaction_read_only'), \
+                     pg_catalog.now(), pg_catalog.statement_timestamp()";
+
+impl Engine for Postgres {}
+
+impl Driver for Postgres {
+    const DEFAULT_PORT: u16 = 5432;
+
+    const SURVIVES_DROPPED_FUTURE: bool = true;
+
+    fn options(config: &ProxyConfig) -> Result<PgConnectOptions, Error> {
+        config.refuse_stray_variables(&STRAY_VARIABLES)?;
+        let endpoint = config.endpoint();
+        let ssl_mode = match config.tls() {
+            Tls::VerifyFull => PgSslMode::VerifyFull,
+            Tls::Unverified => PgSslMode::Require,
+            Tls::Disabled => PgSslMode::Disable,
+        };
+        // Every field the constructor takes from the environment is set again.
+        Ok(PgConnectOptions::new_without_pgpass()
+            .host(endpoint.host())
+            .port(endpoint.port().unwrap_or(Self::DEFAULT_PORT))
+            .username(config.user())
+            .password("")
+            .database(config.database())
+            .ssl_mode(ssl_mode)
+            .ssl_root_cert_from_pem(config.ca_pem().unwrap_or_default().to_vec())
+            .application_name(config.application_name().unwrap_or("rds-proxy-pool"))
+            .statement_cache_capacity(config.statement_cache_capacity())
+            .disable_statement_logging())
+    }
+
+    fn with_password(options: &Options<Self>, password: &str) -> PgConnectOptions {
+        options.clone().password(password)
+    }
+
+    fn begin_sql(access: Access) -> &'static str {
+        match access {
+            Access::ReadWrite => "BEGIN READ WRITE",
+            Access::ReadOnly => "BEGIN READ ONLY",
+        }
+    }
+
+    fn commit_sql() -> &'static str {
+        // In an aborted transaction COMMIT alone is answered with success and rolls back; the SELECT fails there.
+        "SELECT 1; COMMIT"
+    }
+
+    fn probe(connection: &mut PgConnection) -> Answer<'_, Probe> {
+        Box::pin(async move {
+            let row = connection.fetch_optional(PROBE).await?.ok_or(SqlxError::RowNotFound)?;
+            let text = |column| read_text(&row, column);
+            Ok(Probe { writable: text(0)? == "off", in_transaction: text(1)? != text(2)? })
+        })
+    }
+
+    fn judge_connect(error: &SqlxError) -> Verdict {
+        errors::judge_connect(error)
+    }
+
+    fn judge_statement(error: &SqlxError, access: Access) -> Verdict {
+        errors::judge_statement(error, access)
+    }
+
+    fn judge_begin(error: &SqlxError, access: Access) -> Verdict {
+        errors::judge_begin(error, access)
+    }
+
+    fn judge_commit(error: &SqlxError) -> Verdict {
+        errors::judge_commit(error)
+    }
+
+    fn judge_rollback(error: &SqlxError) -> Verdict {
+        errors::judge_rollback(error)
+    }
+
+    fn cannot_write(sql: &str) -> bool {
+        class::cannot_write(sql)
+    }
+
+    fn transaction_effect(sql: &str) -> TransactionEffect {
+        transaction_effect(sql)
+    }
+
+    fn fetch_many(connection: &mut PgConnection, call: Call<Self>) -> Answers<'_, Self> {
+        connection.fetch_many(call)
+    }
+
+    fn fetch_optional(connection: &mut PgConnection, call: Call<Self>) -> Answer<'_, Option<PgRow>> {
+        connection.fetch_optional(call)
+    }
+
+    fn prepare<'c>(
+        connection: &'c mut PgConnection,
+        sql: SqlStr,
+        parameters: &'c [PgTypeInfo],
+    ) -> Answer<'c, PgStatement> {
+        connection.prepare_with(sql, parameters)
+    }
+
+    fn describe(connection: &mut PgConnection, sql: SqlStr) -> Answer<'_, Describe<Self>> {
+        connection.describe(sql)
+    }
+}
+
+/// A column of a text-format row as it came.
+fn read_text(row: &PgRow, column: usize) -> Result<String, SqlxError> {
+    let value = row.try_get_raw(column)?;
+    if value.is_null() {
+        return Err(SqlxError::Decode("the probe's answer is null".into()));
+    }
+    Ok(value.as_str().map_err(SqlxError::Decode)?.to_owned())
+}

@@ -1,0 +1,184 @@
+//! PostgreSQL's and RDS Proxy's error codes, and what each means for the caller. Codes and texts stand here alone.
+//!
+//! Sources: the PostgreSQL error code appendix; "Troubleshooting for RDS Proxy" in the Amazon RDS User Guide.
+
+use std::io;
+
+use sqlx_core::error::Error as SqlxError;
+use sqlx_postgres::{PgDatabaseError, PgSeverity};
+
+use crate::config::Access;
+use crate::outcome::{ErrorKind, Outcome, Reaction, Verdict};
+
+const fn not_sent(kind: ErrorKind, code: &'static str, reaction: Reaction) -> Verdict {
+    Verdict { kind, code, outcome: Outcome::NotSent, reaction, keep: false, hint: None }
+}
+
+const fn hinted(verdict: Verdict, hint: &'static str) -> Verdict {
+    Verdict { hint: Some(hint), ..verdict }
+}
+
+/// The connection is gone and with it the answer.
+const LOST: Verdict = Verdict {
+    kind: ErrorKind::Lost,
+    code: "lost.connection",
+    outcome: Outcome::Unknown,
+    reaction: Reaction::Reconnect,
+    keep: false,
+    hint: Some("the answer was lost after the request was sent: find out what happened before repeating a write"),
+};
+
+/// Everything up to the end of the login: nothing of the user's was sent.
+pub(super) fn judge_connect(error: &SqlxError) -> Verdict {
+    use ErrorKind::{Auth, Config, Connect, Database, Throttled};
+    use Reaction::{BackOff, NewToken, Surface, Throttle};
+    match error {
+        SqlxError::Database(_) => match code(error).as_str() {
+            "28P01" => not_sent(Auth, "auth.refused", NewToken),
+            // A database without proxy answers an expired token with this code; the proxy uses it for configuration.
+            "28000" if message(error).contains("PAM authentication failed") => not_sent(Auth, "auth.refused", NewToken),
+            "28000" => hinted(
+                not_sent(Auth, "auth.rejected", Surface),
+                "the server does not accept this way of logging in: check the proxy's authentication settings, the \
+                 secret attached for this user, and TLS",
+            ),
+            "53300" => hinted(
+                not_sent(Throttled, "throttled.connections", Throttle),
+                "the proxy or server is at a limit of connections or logins: fewer environments, or a larger limit",
+            ),
+            "57P03" => not_sent(Connect, "connect.starting", BackOff),
+            "57P01" | "57P02" => not_sent(Connect, "connect.shutdown", BackOff),
+            "08000" => hinted(
+                not_sent(Throttled, "throttled.borrow", Throttle),
+                "the proxy found no database connection in time: the database is failing over, or sessions pin, or its \
+                 connection limit is too low",
+            ),
+            "0A000" => {
+                hinted(not_sent(Config, "config.unsupported", Surface), "RDS Proxy refuses this connection option")
+            }
+            "3D000" => not_sent(Config, "config.database", Surface),
+            "42501" => not_sent(Auth, "auth.permission", Surface),
+            _ => not_sent(Database, "connect.server", Surface),
+        },
+        SqlxError::Tls(_) => {
+            hinted(not_sent(Connect, "connect.tls", Surface), "the server refused TLS, which this pool always asks for")
+        }
+        SqlxError::Io(io) if is_certificate(io) => hinted(
+            not_sent(Connect, "connect.certificate", Surface),
+            "the server's certificate is not trusted or is for another name: check the endpoint, or name the \
+             authority's file in DB_CA_FILE",
+        ),
+        SqlxError::Io(io) if io.kind() == io::ErrorKind::ConnectionRefused => {
+            not_sent(Connect, "connect.refused", BackOff)
+        }
+        SqlxError::Io(_) | SqlxError::Protocol(_) => not_sent(Connect, "connect.io", BackOff),
+        _ => not_sent(Connect, "connect.other", Surface),
+    }
+}
+
+/// A statement that was handed to the driver on a live connection.
+pub(super) fn judge_statement(error: &SqlxError, access: Access) -> Verdict {
+    let server = |outcome, reaction, keep| Verdict {
+        kind: ErrorKind::Database,
+        code: "statement.refused",
+        outcome,
+        reaction,
+        keep,
+        hint: None,
+    };
+    match error {
+        SqlxError::Database(_) if is_fatal(error) => match code(error).as_str() {
+            // Raised only while the server waits for a command: the statement came too late.
+            "57P05" => Verdict { outcome: Outcome::NotExecuted, ..LOST },
+            _ => LOST,
+        },
+        SqlxError::Database(_) => match code(error).as_str() {
+            "25006" if access == Access::ReadWrite => Verdict {
+                kind: ErrorKind::ReadOnly,
+                code: "read_only.server",
+                keep: false,
+                ..server(Outcome::RolledBack, Reaction::Reconnect, false)
+            },
+            // The proxy had no database connection to give: it did not run the statement.
+            "08000" if message(error).contains("waiting to acquire") => Verdict {
+                kind: ErrorKind::Throttled,
+                code: "throttled.borrow",
+                ..server(Outcome::NotExecuted, Reaction::Throttle, true)
+            },
+            // Made by a pooler that lost its server, or that cannot follow the protocol.
+            "08000" | "08003" | "08006" | "08P01" | "XX000" => server(Outcome::Unknown, Reaction::Surface, false),
+            _ => server(Outcome::RolledBack, Reaction::Surface, true),
+        },
+        SqlxError::Io(_) => LOST,
+        SqlxError::Protocol(_) => Verdict { code: "lost.protocol", reaction: Reaction::Surface, ..LOST },
+        SqlxError::Encode(_) | SqlxError::InvalidArgument(_) => server(Outcome::NotSent, Reaction::Surface, true),
+        SqlxError::RowNotFound => server(Outcome::Committed, Reaction::Surface, true),
+        _ => server(Outcome::Unknown, Reaction::Surface, false),
+    }
+}
+
+/// A BEGIN: whatever came of it, the user's work was not sent.
+pub(super) fn judge_begin(error: &SqlxError, access: Access) -> Verdict {
+    let cannot_write = || {
+        let in_recovery = code(error) == "0A000" && message(error).contains("recovery");
+        access == Access::ReadWrite && (code(error) == "25006" || in_recovery)
+    };
+    let verdict = match error {
+        SqlxError::Database(_) if cannot_write() => Verdict {
+            kind: ErrorKind::ReadOnly,
+            code: "read_only.server",
+            reaction: Reaction::Reconnect,
+            keep: false,
+            hint: Some(
+                "this endpoint leads to a server that cannot write; for a reader endpoint set DB_ACCESS=read-only",
+            ),
+            ..LOST
+        },
+        _ => judge_statement(error, access),
+    };
+    Verdict { outcome: Outcome::NotExecuted, hint: verdict.hint.filter(|_| verdict.code != LOST.code), ..verdict }
+}
+
+/// A COMMIT, or the statement that travels before it in the same message.
+pub(super) fn judge_commit(error: &SqlxError) -> Verdict {
+    let verdict = judge_statement(error, Access::ReadOnly);
+    let refused = matches!(error, SqlxError::Database(_)) && verdict.outcome == Outcome::RolledBack;
+    if refused {
+        let aborted = code(error) == "25P02";
+        Verdict {
+            code: if aborted { "commit.aborted" } else { "commit.refused" },
+            keep: !aborted,
+            hint: aborted.then_some("an earlier statement failed; the server undid the whole transaction"),
+            ..verdict
+        }
+    } else {
+        Verdict { code: "commit.unknown", reaction: Reaction::Surface, keep: false, ..LOST }
+    }
+}
+
+/// A ROLLBACK: the server undoes the transaction when its connection ends, too.
+pub(super) fn judge_rollback(error: &SqlxError) -> Verdict {
+    let verdict = judge_statement(error, Access::ReadOnly);
+    Verdict { outcome: Outcome::RolledBack, hint: None, keep: false, ..verdict }
+}
+
+fn code(error: &SqlxError) -> String {
+    error.as_database_error().and_then(|error| error.code()).map(String::from).unwrap_or_default()
+}
+
+fn message(error: &SqlxError) -> &str {
+    error.as_database_error().map(|error| error.message()).unwrap_or_default()
+}
+
+fn is_fatal(error: &SqlxError) -> bool {
+    let severity = error
+        .as_database_error()
+        .and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
+        .map(PgDatabaseError::severity);
+    matches!(severity, Some(PgSeverity::Fatal | PgSeverity::Panic))
+}
+
+/// rustls reports a certificate it does not accept as invalid data.
+fn is_certificate(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidData && error.to_string().contains("certificate")
+}

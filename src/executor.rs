@@ -1,0 +1,369 @@
+//! sqlx's `Executor` for the pool, its handles, connections and transactions.
+
+use futures_core::future::BoxFuture;
+use futures_core::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
+use sqlx_core::Either;
+use sqlx_core::database::Database;
+use sqlx_core::describe::Describe;
+use sqlx_core::error::Error as SqlxError;
+use sqlx_core::executor::{Execute, Executor};
+use sqlx_core::sql_str::SqlStr;
+
+use crate::backoff::Backoff;
+use crate::connection::{Failure, ProxyConnection};
+use crate::deadline::Budget;
+use crate::engine::{Answer, Call, Engine};
+use crate::error::Error;
+use crate::outcome::{Outcome, Reaction};
+use crate::pool::{Fence, Pool};
+use crate::statement::may_leave_part;
+use crate::transaction::ProxyTransaction;
+
+/// A statement is sent this often at most, the first time included.
+const MAX_ATTEMPTS: u32 = 10;
+
+type Item<DB> = Either<<DB as Database>::QueryResult, <DB as Database>::Row>;
+
+fn execute<DB: Engine>(connection: &mut DB::Connection, call: Call<DB>) -> Answer<'_, DB::QueryResult> {
+    let results = DB::fetch_many(connection, call).try_filter_map(|item| async { Ok(item.left()) });
+    Box::pin(results.try_collect())
+}
+
+fn fetch_all<DB: Engine>(connection: &mut DB::Connection, call: Call<DB>) -> Answer<'_, Vec<DB::Row>> {
+    let rows = DB::fetch_many(connection, call).try_filter_map(|item| async { Ok(item.right()) });
+    Box::pin(rows.try_collect())
+}
+
+/// One call through the pool: how often it was tried, and when to try again.
+struct Attempts<'p, DB: Engine> {
+    pool: &'p Pool<DB>,
+    budget: Budget,
+    made: u32,
+    failures: Backoff,
+    throttling: Backoff,
+}
+
+impl<'p, DB: Engine> Attempts<'p, DB> {
+    fn new(pool: &'p Pool<DB>) -> Self {
+        let failures = Backoff::for_failures(pool.random());
+        let throttling = Backoff::for_throttling(pool.random());
+        Attempts { pool, budget: pool.budget(), made: 0, failures, throttling }
+    }
+
+    /// Whether a statement whose answer was lost may be sent again; `None` for a call that runs nothing.
+    fn may_repeat_unknown(&self, sql: Option<&str>) -> bool {
+        self.pool.is_idempotent() || sql.is_none_or(DB::cannot_write)
+    }
+
+    async fn connection(&mut self, sql: Option<&str>) -> Result<ProxyConnection<DB>, Error> {
+        let budget = match self.made {
+            0 => self.budget,
+            // Without a deadline each attempt may wait as long as the first.
+            _ if self.budget.until.is_none() => self.pool.budget(),
+            _ => self.budget,
+        };
+        self.made += 1;
+        let fence = || if self.may_repeat_unknown(sql) { Fence::Request } else { Fence::Probe };
+        self.pool.checkout(&budget, &fence).await
+    }
+
+    /// Waits and returns `None` if the statement may be sent again; the error to return if not.
+    async fn again(&mut self, failure: Failure, sql: Option<&str>) -> Option<SqlxError> {
+        let verdict = *failure.verdict();
+        let safe = match verdict.outcome {
+            Outcome::NotSent => true,
+            Outcome::Unknown => self.may_repeat_unknown(sql),
+            outcome => outcome.left_nothing() && !sql.is_some_and(may_leave_part),
+        };
+        let pause = match verdict.reaction {
+            Reaction::Surface | Reaction::NewToken => None,
+            Reaction::Reconnect | Reaction::BackOff => self.failures.next(),
+            Reaction::Throttle => self.throttling.next(),
+        };
+        let clock = self.pool.clock();
+        let resume = clock.monotonic() + pause.unwrap_or_default();
+        let in_time = self.budget.until.is_none_or(|until| resume + self.pool.config().min_attempt() <= until);
+        if pause.is_none() || !safe || !in_time || self.made >= MAX_ATTEMPTS {
+            return Some(failure.into_sqlx(|error| self.pool.effort(error, &self.budget, self.made)));
+        }
+        self.pool.counters().retries.increment();
+        tracing::info!(attempt = self.made, code = verdict.code, outcome = %verdict.outcome, "sending a statement again");
+        clock.sleep_until(resume).await;
+        None
+    }
+}
+
+impl<DB: Engine> Pool<DB> {
+    async fn call<T>(
+        &self,
+        mut call: Call<DB>,
+        send: impl for<'c> Fn(&'c mut DB::Connection, Call<DB>) -> Answer<'c, T>,
+    ) -> Result<T, SqlxError> {
+        let mut attempts = Attempts::new(self);
+        loop {
+            let mut connection = attempts.connection(Some(call.text())).await?;
+            let until = attempts.budget.until;
+            let failure = match connection.statement(until, call.attempt(), &send).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            drop(connection);
+            if let Some(error) = attempts.again(failure, Some(call.text())).await {
+                return Err(error);
+            }
+        }
+    }
+
+    /// A driver call that sends no statement of the user's to be run.
+    async fn look_up<T>(&self, send: impl for<'c> Fn(&'c mut DB::Connection) -> Answer<'c, T>) -> Result<T, SqlxError> {
+        let mut attempts = Attempts::new(self);
+        loop {
+            let mut connection = attempts.connection(None).await?;
+            let access = self.config().access();
+            let judge = |error: &SqlxError| DB::judge_statement(error, access);
+            let failure = match connection.drive(attempts.budget.until, judge, &send).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            drop(connection);
+            if let Some(error) = attempts.again(failure, None).await {
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// Statements run on one of the pool's connections each.
+///
+/// What fails before anything was sent, and what a server provably did not run, is tried again within the deadline. A
+/// stream is tried again only before its first item. Each statement may see another session: use
+/// [`Pool::acquire`] or [`Pool::begin`] where several belong together.
+impl<'p, DB: Engine> Executor<'p> for &'p Pool<DB> {
+    type Database = DB;
+
+    fn execute<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<DB::QueryResult, SqlxError>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        Box::pin(self.call(Call::capture(query), execute::<DB>))
+    }
+
+    fn fetch_all<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Vec<DB::Row>, SqlxError>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        Box::pin(self.call(Call::capture(query), fetch_all::<DB>))
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<DB::Row>, SqlxError>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        Box::pin(self.call(Call::capture(query), DB::fetch_optional))
+    }
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Result<Item<DB>, SqlxError>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        let mut call = Call::capture(query);
+        Box::pin(async_stream::try_stream! {
+            let mut attempts = Attempts::new(self);
+            loop {
+                let mut connection = attempts.connection(Some(call.text())).await?;
+                let mut begun = false;
+                let mut failed = None;
+                {
+                    let mut answers = std::pin::pin!(connection.stream(attempts.budget.until, call.attempt()));
+                    while let Some(answer) = answers.next().await {
+                        match answer {
+                            Ok(item) => {
+                                begun = true;
+                                yield item;
+                            }
+                            Err(failure) => failed = Some(failure),
+                        }
+                    }
+                }
+                drop(connection);
+                let Some(failure) = failed else { break };
+                if begun {
+                    Err(failure.into_sqlx(|error| self.effort(error, &attempts.budget, attempts.made)))?;
+                    break;
+                }
+                if let Some(error) = attempts.again(failure, Some(call.text())).await {
+                    Err(error)?;
+                }
+            }
+        })
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [DB::TypeInfo],
+    ) -> BoxFuture<'e, Result<DB::Statement, SqlxError>>
+    where
+        'p: 'e,
+    {
+        Box::pin(async move { self.look_up(|live| prepare_owned::<DB>(live, sql.clone(), parameters.to_vec())).await })
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<DB>, SqlxError>>
+    where
+        'p: 'e,
+    {
+        Box::pin(async move { self.look_up(|live| DB::describe(live, sql.clone())).await })
+    }
+}
+
+/// `prepare` with parameters of its own, so that the answer borrows the connection alone.
+fn prepare_owned<DB: Engine>(
+    connection: &mut DB::Connection,
+    sql: SqlStr,
+    parameters: Vec<DB::TypeInfo>,
+) -> Answer<'_, DB::Statement> {
+    Box::pin(async move { DB::prepare(connection, sql, &parameters).await })
+}
+
+/// Statements run on this connection; none is sent twice.
+impl<'c, DB: Engine> Executor<'c> for &'c mut ProxyConnection<DB> {
+    type Database = DB;
+
+    fn execute<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<DB::QueryResult, SqlxError>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        Box::pin(self.once(Call::capture(query), execute::<DB>))
+    }
+
+    fn fetch_all<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Vec<DB::Row>, SqlxError>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        Box::pin(self.once(Call::capture(query), fetch_all::<DB>))
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<DB::Row>, SqlxError>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        Box::pin(self.once(Call::capture(query), DB::fetch_optional))
+    }
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Result<Item<DB>, SqlxError>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        let call = Call::capture(query);
+        let pool = self.pool().clone();
+        let budget = pool.budget();
+        let finish = move |failure: Failure| failure.into_sqlx(|error| pool.effort(error, &budget, 1));
+        Box::pin(self.stream(budget.until, call).map_err(finish))
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [DB::TypeInfo],
+    ) -> BoxFuture<'e, Result<DB::Statement, SqlxError>>
+    where
+        'c: 'e,
+    {
+        let parameters = parameters.to_vec();
+        Box::pin(self.once_apart(move |live| prepare_owned::<DB>(live, sql, parameters)))
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<DB>, SqlxError>>
+    where
+        'c: 'e,
+    {
+        Box::pin(self.once_apart(move |live| DB::describe(live, sql)))
+    }
+}
+
+impl<DB: Engine> ProxyConnection<DB> {
+    async fn once<T>(
+        &mut self,
+        call: Call<DB>,
+        send: impl for<'c> FnOnce(&'c mut DB::Connection, Call<DB>) -> Answer<'c, T>,
+    ) -> Result<T, SqlxError> {
+        let budget = self.pool().budget();
+        let result = self.statement(budget.until, call, send).await;
+        result.map_err(|failure| failure.into_sqlx(|error| self.pool().effort(error, &budget, 1)))
+    }
+
+    async fn once_apart<T>(
+        &mut self,
+        send: impl for<'c> FnOnce(&'c mut DB::Connection) -> Answer<'c, T>,
+    ) -> Result<T, SqlxError> {
+        let budget = self.pool().budget();
+        let access = self.pool().config().access();
+        let result = self.drive(budget.until, |error| DB::judge_statement(error, access), send).await;
+        result.map_err(|failure| failure.into_sqlx(|error| self.pool().effort(error, &budget, 1)))
+    }
+}
+
+/// Statements run inside the transaction; none is sent twice.
+impl<'t, DB: Engine> Executor<'t> for &'t mut ProxyTransaction<DB> {
+    type Database = DB;
+
+    fn execute<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<DB::QueryResult, SqlxError>>
+    where
+        't: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        self.connection().execute(query)
+    }
+
+    fn fetch_all<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Vec<DB::Row>, SqlxError>>
+    where
+        't: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        self.connection().fetch_all(query)
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<DB::Row>, SqlxError>>
+    where
+        't: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        self.connection().fetch_optional(query)
+    }
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Result<Item<DB>, SqlxError>>
+    where
+        't: 'e,
+        E: 'q + Execute<'q, DB>,
+    {
+        self.connection().fetch_many(query)
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [DB::TypeInfo],
+    ) -> BoxFuture<'e, Result<DB::Statement, SqlxError>>
+    where
+        't: 'e,
+    {
+        self.connection().prepare_with(sql, parameters)
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<DB>, SqlxError>>
+    where
+        't: 'e,
+    {
+        self.connection().describe(sql)
+    }
+}

@@ -1,0 +1,214 @@
+//! A connection and what is known of its health.
+
+use std::time::Duration;
+
+use sqlx_core::connection::Connection;
+use sqlx_core::error::Error as SqlxError;
+use tokio::runtime;
+
+use crate::attend::{Bounds, Ended, attend};
+use crate::clock::{Clock, Gap, Reading};
+use crate::engine::{Answer, Engine, Probe};
+use crate::outcome::Verdict;
+use crate::pool::slots::Open;
+use crate::socket::{DriverSocket, Look};
+use crate::statement::TransactionEffect;
+
+/// An open connection. Dropping it closes the socket.
+pub(crate) struct Live<DB: Engine> {
+    connection: DB::Connection,
+    socket: Option<DriverSocket>,
+    runtime: runtime::Id,
+    opened: Reading,
+    lifetime: Duration,
+    last_used: Reading,
+    condition: Condition,
+    _open: Open,
+}
+
+/// What happened on a connection since it was last known to be as good as new.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Condition {
+    /// A driver future is being polled, or was dropped while it was.
+    in_flight: bool,
+    /// It must not be used by anyone else.
+    spoiled: bool,
+    /// A statement opened a transaction and none has ended it.
+    in_transaction: bool,
+    /// The driver's connection was handed out: only the server can tell what state it is in.
+    lent: bool,
+    /// It was idle for long enough to have been lost, and has not answered since.
+    unproven: bool,
+}
+
+/// Why a statement has no answer.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// The driver returned an error.
+    Driver(SqlxError),
+    /// The deadline came first.
+    TimedOut,
+    /// The kernel gave up on the peer.
+    Unreachable,
+}
+
+/// What can be said of an idle connection without asking the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Idle {
+    /// Used a moment ago.
+    Warm,
+    /// Idle for long enough to have been lost, with no sign of it.
+    Suspect,
+    /// Something about it only the server can vouch for.
+    Doubtful,
+    /// Past its age, closed by the peer, or not ours any more.
+    Unfit(&'static str),
+}
+
+/// The limits a connection is measured by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) validate_after: Duration,
+    pub(crate) idle_limit: Duration,
+}
+
+impl Condition {
+    /// Sorts out how a wait for the driver ended; a future that was not dropped leaves nothing in flight.
+    pub(crate) fn ended<T>(&mut self, ended: Ended<Result<T, SqlxError>>) -> Result<T, Trouble> {
+        match ended {
+            Ended::Answer(Ok(answer)) => {
+                self.unproven = false;
+                Ok(answer)
+            }
+            Ended::Answer(Err(error)) => {
+                self.in_flight = false;
+                Err(Trouble::Driver(error))
+            }
+            Ended::TimedOut => Err(Trouble::TimedOut),
+            Ended::Unreachable => Err(Trouble::Unreachable),
+        }
+    }
+}
+
+impl<DB: Engine> Live<DB> {
+    pub(crate) fn new(
+        connection: DB::Connection,
+        runtime: runtime::Id,
+        socket: Option<DriverSocket>,
+        opened: Reading,
+        lifetime: Duration,
+        open: Open,
+    ) -> Self {
+        let condition = Condition::default();
+        Live { connection, socket, runtime, opened, lifetime, last_used: opened, condition, _open: open }
+    }
+
+    /// Whether it may go back among the idle ones. A lent one may: it is asked before it is used again.
+    pub(crate) fn is_reusable(&self) -> bool {
+        let Condition { in_flight, spoiled, in_transaction, .. } = self.condition;
+        !(in_flight || spoiled || in_transaction)
+    }
+
+    pub(crate) fn belongs_to(&self, runtime: runtime::Id) -> bool {
+        self.runtime == runtime
+    }
+
+    pub(crate) fn released(&mut self, now: Reading) {
+        self.last_used = now;
+    }
+
+    /// Judges an idle connection at `now`; the socket is looked at only when the clocks give a reason to.
+    pub(crate) fn examine(&mut self, now: Reading, limits: Limits) -> Idle {
+        let idle = now.gap_since(self.last_used);
+        if matches!(idle, Gap::Forward(_)) && idle.exceeds(limits.idle_limit) {
+            return Idle::Unfit("idle limit");
+        }
+        if now.gap_since(self.opened).length() > self.lifetime {
+            return Idle::Unfit("maximum lifetime");
+        }
+        let suspect = idle.exceeds(limits.validate_after) || self.condition.unproven;
+        if !suspect {
+            return if self.condition.lent { Idle::Doubtful } else { Idle::Warm };
+        }
+        self.condition.unproven = true;
+        match self.socket.map(|socket| socket.look()) {
+            Some(Look::Closed) => Idle::Unfit("closed by the peer"),
+            Some(Look::Gone) => Idle::Unfit("socket gone"),
+            Some(Look::Unread) => Idle::Doubtful,
+            Some(Look::Healthy) | None if self.condition.lent => Idle::Doubtful,
+            Some(Look::Healthy) | None => Idle::Suspect,
+        }
+    }
+
+    /// Asks the server. `None` when it does not answer as a session fit for use would.
+    pub(crate) async fn probe(&mut self, clock: &dyn Clock, bounds: Bounds) -> Option<Probe> {
+        self.condition.unproven = true;
+        let probe = self.drive(clock, bounds, |connection| DB::probe(connection)).await.ok()?;
+        self.condition.lent = false;
+        Some(probe)
+    }
+
+    /// Runs one driver call to its end. If this future is dropped the connection will not be used by anyone else.
+    pub(crate) async fn drive<T>(
+        &mut self,
+        clock: &dyn Clock,
+        bounds: Bounds,
+        call: impl for<'c> FnOnce(&'c mut DB::Connection) -> Answer<'c, T>,
+    ) -> Result<T, Trouble> {
+        let bounds = Bounds { watch: self.start(), ..bounds };
+        let ended = attend(clock, bounds, call(&mut self.connection)).await;
+        let answer = self.condition.ended(ended)?;
+        self.condition.in_flight = false;
+        Ok(answer)
+    }
+
+    /// Notes that a driver future is about to be polled, and says which socket to watch while it is.
+    pub(crate) fn start(&mut self) -> Option<DriverSocket> {
+        self.condition.spoiled |= self.condition.in_flight;
+        self.condition.in_flight = true;
+        self.socket.filter(|_| self.condition.unproven)
+    }
+
+    /// The driver's connection, and apart from it what is known of it.
+    pub(crate) fn split(&mut self) -> (&mut DB::Connection, &mut Condition) {
+        (&mut self.connection, &mut self.condition)
+    }
+
+    /// The driver's stream of answers came to its end.
+    pub(crate) fn finished(&mut self) {
+        self.condition.in_flight = false;
+    }
+
+    /// Notes what a statement that was sent does to the session.
+    pub(crate) fn sent(&mut self, effect: TransactionEffect) {
+        match effect {
+            TransactionEffect::None => {}
+            TransactionEffect::Opens => self.condition.in_transaction = true,
+            TransactionEffect::Ends => self.condition.in_transaction = false,
+            TransactionEffect::Unsure => self.condition.spoiled = true,
+        }
+    }
+
+    pub(crate) fn lend(&mut self) -> &mut DB::Connection {
+        self.condition.lent = true;
+        self.condition.spoiled |= !DB::SURVIVES_DROPPED_FUTURE;
+        &mut self.connection
+    }
+
+    pub(crate) fn heed(&mut self, verdict: &Verdict) {
+        self.condition.spoiled |= !verdict.keep;
+    }
+
+    pub(crate) fn spoil(&mut self) {
+        self.condition.spoiled = true;
+    }
+
+    pub(crate) fn is_lent(&self) -> bool {
+        self.condition.lent
+    }
+
+    /// Says goodbye to the server before closing.
+    pub(crate) async fn close(self) -> Result<(), SqlxError> {
+        self.connection.close().await
+    }
+}

@@ -1,0 +1,170 @@
+//! Transactions that the caller ends.
+
+use std::fmt;
+
+use futures_util::TryStreamExt;
+use sqlx_core::error::Error as SqlxError;
+use sqlx_core::sql_str::{SqlSafeStr, SqlStr};
+
+use crate::backoff::Backoff;
+use crate::connection::{Failure, ProxyConnection};
+use crate::deadline::Budget;
+use crate::engine::{Answer, Call, Engine};
+use crate::error::Error;
+use crate::outcome::{Phase, Reaction};
+use crate::pool::{Fence, Pool};
+
+/// A BEGIN is sent this often at most, the first time included.
+const MAX_ATTEMPTS: u32 = 10;
+
+/// An open transaction: ended by [`commit`](ProxyTransaction::commit) or [`rollback`](ProxyTransaction::rollback).
+///
+/// Dropped without either it closes its connection, so that the server undoes it at once and no lock outlives a freeze;
+/// the place in the pool is free again immediately. `&mut transaction` is an sqlx `Executor`.
+///
+/// ```no_run
+/// # async fn example(pool: rds_proxy_pool::ProxyPool) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut transaction = pool.begin().await?;
+/// sqlx::query("UPDATE account SET cents = cents - $1 WHERE id = $2")
+///     .bind(500_i64)
+///     .bind(1_i64)
+///     .execute(&mut transaction)
+///     .await?;
+/// transaction.commit().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a transaction that is dropped is undone"]
+pub struct ProxyTransaction<DB: Engine> {
+    connection: ProxyConnection<DB>,
+    open: bool,
+}
+
+impl<DB: Engine> Pool<DB> {
+    /// Opens a transaction: read-write, or read-only on a pool for a reader endpoint.
+    ///
+    /// The opening is its own check of an idle connection: nothing of yours is lost with it, so a connection that was lost
+    /// or that leads to a demoted writer is replaced, and the opening repeated, within the deadline.
+    ///
+    /// # Errors
+    /// As [`Pool::acquire`]; [`ErrorKind::ReadOnly`](crate::ErrorKind::ReadOnly) if every connection led to a server that
+    /// cannot write. The outcome is [`NotSent`](crate::Outcome::NotSent) or
+    /// [`NotExecuted`](crate::Outcome::NotExecuted).
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection the opening was sent on.
+    pub async fn begin(&self) -> Result<ProxyTransaction<DB>, Error> {
+        let budget = self.budget();
+        let access = self.config().access();
+        let mut failures = Backoff::for_failures(self.random());
+        let mut throttling = Backoff::for_throttling(self.random());
+        for attempt in 1.. {
+            let mut connection = self.checkout(&budget, &|| Fence::Request).await?;
+            let until = Some(budget.acquire_until);
+            let judge = |error: &SqlxError| DB::judge_begin(error, access);
+            let begin = connection.drive(until, judge, |live| simple::<DB>(live, DB::begin_sql(access)));
+            let failure = match begin.await {
+                Ok(()) => return Ok(ProxyTransaction { connection, open: true }),
+                Err(failure) => failure,
+            };
+            drop(connection);
+            let verdict = *failure.verdict();
+            let pause = match verdict.reaction {
+                Reaction::Reconnect | Reaction::BackOff if attempt == 1 => Some(Default::default()),
+                Reaction::Reconnect | Reaction::BackOff => failures.next(),
+                Reaction::Throttle => throttling.next(),
+                Reaction::Surface | Reaction::NewToken => None,
+            };
+            let resume = self.clock().monotonic() + pause.unwrap_or_default();
+            let in_time = resume + self.config().min_attempt() <= budget.acquire_until;
+            if pause.is_none() || !in_time || attempt >= MAX_ATTEMPTS {
+                return Err(self.effort(failure.into_error(Phase::Begin), &budget, attempt));
+            }
+            self.counters().retries.increment();
+            tracing::info!(attempt, code = verdict.code, "opening the transaction again");
+            self.clock().sleep_until(resume).await;
+        }
+        unreachable!("the loop returns")
+    }
+}
+
+/// Sends a text that answers nothing of interest.
+fn simple<'c, DB: Engine>(connection: &'c mut DB::Connection, sql: &'static str) -> Answer<'c, ()> {
+    let sql: SqlStr = sql.into_sql_str();
+    Box::pin(DB::fetch_many(connection, Call::capture(sql)).try_for_each(|_| async { Ok(()) }))
+}
+
+impl<DB: Engine> ProxyTransaction<DB> {
+    pub(crate) fn connection(&mut self) -> &mut ProxyConnection<DB> {
+        &mut self.connection
+    }
+
+    /// Makes everything done in the transaction permanent.
+    ///
+    /// # Errors
+    /// Outcome [`RolledBack`](crate::Outcome::RolledBack) where the server refused, for a deferred constraint, a
+    /// serialization failure, or because an earlier statement had failed (`commit.aborted`; plain sqlx reports success
+    /// there). Outcome [`Unknown`](crate::Outcome::Unknown) where the answer was lost (`commit.unknown`): it may be
+    /// committed.
+    ///
+    /// # Cancel safety
+    /// None: dropping the future while the commit is under way leaves its outcome unknown. The connection is closed and one
+    /// WARN event tells.
+    pub async fn commit(mut self) -> Result<(), Error> {
+        let budget = self.connection.pool().budget();
+        let unheard = Unheard;
+        let commit = self.connection.drive(budget.until, DB::judge_commit, |live| simple::<DB>(live, DB::commit_sql()));
+        let result = commit.await;
+        std::mem::forget(unheard);
+        self.ended(result, Phase::Commit, &budget)
+    }
+
+    /// Undoes everything done in the transaction and keeps the connection.
+    ///
+    /// # Errors
+    /// Where the answer was lost; the server undoes the transaction all the same, as its connection is closed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection, which undoes the transaction.
+    pub async fn rollback(mut self) -> Result<(), Error> {
+        let budget = self.connection.pool().budget();
+        let rollback = self.connection.drive(budget.until, DB::judge_rollback, |live| simple::<DB>(live, "ROLLBACK"));
+        let result = rollback.await;
+        self.ended(result, Phase::Rollback, &budget)
+    }
+
+    fn ended(mut self, result: Result<(), Failure>, phase: Phase, budget: &Budget) -> Result<(), Error> {
+        self.open = match &result {
+            Ok(()) => false,
+            // The server answered and ended it, or the connection is spoiled already.
+            Err(failure) => !failure.verdict().keep,
+        };
+        result.map_err(|failure| self.connection.pool().effort(failure.into_error(phase), budget, 1))
+    }
+}
+
+/// Warns when it is dropped: the future of a commit was, before the answer came.
+struct Unheard;
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        tracing::warn!(
+            code = "commit.unknown",
+            "the future of a commit was dropped before the server answered: its outcome is unknown"
+        );
+    }
+}
+
+impl<DB: Engine> Drop for ProxyTransaction<DB> {
+    fn drop(&mut self) {
+        if self.open {
+            self.connection.spoil();
+        }
+    }
+}
+
+impl<DB: Engine> fmt::Debug for ProxyTransaction<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProxyTransaction").field("open", &self.open).finish_non_exhaustive()
+    }
+}
