@@ -1,1 +1,223 @@
-//! A local RDS Proxy in front of a real PostgreSQL.
+//! A local RDS Proxy in front of a real PostgreSQL, for tests of your own handlers.
+//!
+//! It speaks TLS with a certificate authority of its own, verifies IAM tokens with code that shares nothing with the
+//! signer of this crate, answers refusals with the codes and texts RDS Proxy documents, keeps idle clients through a
+//! failover, closes them at the idle timeout, and counts round trips. It listens on 127.0.0.1 only.
+//!
+//! Each client session has one database session of its own, which is replaced when the database moves: prepared
+//! statements are prepared again there. What it does not do yet: share database sessions between clients, pin, and limit
+//! rates.
+//!
+//! It runs in a thread of its own, so a test may block, or use any runtime.
+
+mod backend;
+mod builder;
+mod event;
+mod iam;
+mod login;
+mod postgres;
+mod prepared;
+mod proxy;
+mod relay;
+mod scram;
+mod session;
+mod tls;
+mod wire;
+
+use std::fmt;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::sync::watch;
+
+use crate::secret::Secret;
+use proxy::{Proxy, User};
+use session::{Command, Cut};
+
+pub use backend::Backend;
+pub use builder::Builder;
+pub use event::{Closed, Counts, Event, Events, SessionId};
+pub use iam::{AccessKey, TokenRefusal};
+
+/// What happens to clients that are connected when the database moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// A failover: idle ones are moved along unnoticed; those in a transaction or with a request under way are cut.
+    Move,
+    /// They stay where they are, as sessions do that still lead to a demoted writer.
+    Stay,
+}
+
+/// A running emulator; stopped, with all its connections, when dropped.
+///
+/// ```no_run
+/// use rds_proxy_pool::emulator::{AccessKey, Backend, RdsProxyEmulator};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let proxy = RdsProxyEmulator::builder(Backend::new(([127, 0, 0, 1], 5432)).login("app", "secret"))
+///     .iam_user("app")
+///     .access_key(AccessKey::new("AKIAEXAMPLE", "a secret key"))
+///     .start()?;
+/// println!("RDS_PROXY_ENDPOINT=localhost:{}", proxy.port());
+/// # Ok(())
+/// # }
+/// ```
+pub struct RdsProxyEmulator {
+    proxy: Arc<Proxy>,
+    listening: watch::Sender<bool>,
+    bound: watch::Receiver<bool>,
+    port: u16,
+    thread: Option<JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+}
+
+impl RdsProxyEmulator {
+    /// An emulator in front of `backend`: for `localhost` in `us-east-1`, with no users yet.
+    pub fn builder(backend: Backend) -> Builder {
+        Builder::new(backend)
+    }
+
+    /// The name in its certificate.
+    pub fn host(&self) -> &str {
+        &self.proxy.audience.host
+    }
+
+    /// The port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The certificate authority as PEM: for `DB_CA_FILE` or [`ca_pem`](crate::ProxyConfigBuilder::ca_pem).
+    pub fn ca_pem(&self) -> &str {
+        &self.proxy.identity.ca_pem
+    }
+
+    /// What has been counted so far.
+    pub fn counts(&self) -> Counts {
+        self.proxy.log.counts()
+    }
+
+    /// Completes when the counts satisfy `enough`.
+    pub async fn counted(&self, enough: impl FnMut(Counts) -> bool) {
+        self.proxy.log.counted(enough).await;
+    }
+
+    /// The events from now on.
+    pub fn events(&self) -> Events {
+        self.proxy.log.from_now()
+    }
+
+    /// The events from the start on; of many thousands the newest.
+    pub fn all_events(&self) -> Events {
+        self.proxy.log.from_start()
+    }
+
+    /// From now on only tokens of these credentials are accepted.
+    pub fn set_access_keys(&self, keys: impl IntoIterator<Item = AccessKey>) {
+        self.proxy.settings().access_keys = keys.into_iter().collect();
+    }
+
+    /// Adds a user who logs in with a password, or changes the password of one.
+    pub fn set_password(&self, user: impl Into<String>, password: impl Into<Secret>) {
+        self.proxy.settings().users.insert(user.into(), User::Password(password.into()));
+    }
+
+    /// Changes the limit of clients; those already connected stay.
+    pub fn set_client_limit(&self, limit: Option<usize>) {
+        self.proxy.settings().client_limit = limit;
+    }
+
+    /// Points the proxy at another database: a failover, or the end of one.
+    pub fn set_backend(&self, backend: Backend, existing: Existing) {
+        self.proxy.settings().backend = Some(backend.clone());
+        if existing == Existing::Move {
+            self.proxy.command_all(&Command::Move(Some(backend)));
+        }
+    }
+
+    /// Takes the database away: idle clients stay connected, those with work under way are cut, and new work queues until
+    /// [`set_backend`](Self::set_backend) or the borrow timeout.
+    pub fn clear_backend(&self) {
+        self.proxy.settings().backend = None;
+        self.proxy.command_all(&Command::Move(None));
+    }
+
+    /// Closes every client connection with FIN; completes when they are closed.
+    pub async fn cut_all(&self) {
+        self.proxy.end_all(&Command::Cut(Cut::Close)).await;
+    }
+
+    /// Resets every client connection with RST; completes when they are closed.
+    pub async fn reset_all(&self) {
+        self.proxy.end_all(&Command::Cut(Cut::Reset)).await;
+    }
+
+    /// Closes one client connection with FIN; completes when it is closed.
+    pub async fn cut(&self, session: SessionId) {
+        let found = self.proxy.registry().get(&session).cloned();
+        if let Some(commands) = found {
+            let _ = commands.send(Command::Cut(Cut::Close));
+            commands.closed().await;
+        }
+    }
+
+    /// Asks every client connection with nothing under way to close.
+    pub fn cut_idle(&self) {
+        self.proxy.command_all(&Command::CutIfIdle);
+    }
+
+    /// From now on clients' bytes are taken and nothing is answered, on old connections and new ones.
+    pub fn stop_answering(&self) {
+        self.proxy.answering.send_replace(false);
+    }
+
+    /// Goes on where [`stop_answering`](Self::stop_answering) stopped.
+    pub fn resume_answering(&self) {
+        self.proxy.answering.send_replace(true);
+    }
+
+    /// From now on new connections are refused by the operating system; completes when that is so.
+    pub async fn refuse_connections(&self) {
+        self.listen(false).await;
+    }
+
+    /// Takes new connections again; completes when that is so.
+    pub async fn accept_connections(&self) {
+        self.listen(true).await;
+    }
+
+    /// Stops it: closes every connection and completes when all is closed.
+    pub async fn shutdown(mut self) {
+        self.stop.send_replace(true);
+        // The thread drops its receiver at its end.
+        self.stop.closed().await;
+        self.join();
+    }
+
+    async fn listen(&self, listen: bool) {
+        self.listening.send_replace(listen);
+        // An error means that the thread has ended: then nothing is accepted.
+        let _ = self.bound.clone().wait_for(|bound| *bound == listen).await;
+    }
+
+    fn join(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // Its panic has been printed by its own hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for RdsProxyEmulator {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        self.join();
+    }
+}
+
+impl fmt::Debug for RdsProxyEmulator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = self.counts();
+        f.debug_struct("RdsProxyEmulator").field("port", &self.port).field("counts", &counts).finish_non_exhaustive()
+    }
+}

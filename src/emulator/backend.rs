@@ -1,0 +1,157 @@
+//! A session on the real database.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+
+use bytes::{Buf, Bytes, BytesMut};
+use postgres_protocol::authentication::md5_hash;
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::message::frontend;
+use tokio::net::TcpStream;
+
+use super::postgres::{Startup, sqlstate, sync};
+use super::wire::{Frame, Wire};
+use crate::secret::Secret;
+
+/// The database server behind the emulator, and how to log in there.
+///
+/// ```
+/// use rds_proxy_pool::emulator::Backend;
+///
+/// let server = Backend::new(([127, 0, 0, 1], 5432)).login("app", "its password on the server");
+/// assert!(!format!("{server:?}").contains("password on"));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Backend {
+    pub(super) address: SocketAddr,
+    login: Option<(String, Secret)>,
+}
+
+impl Backend {
+    /// A server that lets the client's own user in without a password.
+    pub fn new(address: impl Into<SocketAddr>) -> Self {
+        Backend { address: address.into(), login: None }
+    }
+
+    /// Logs everybody in as `user`, by cleartext password, MD5 or SCRAM as the server asks.
+    pub fn login(mut self, user: impl Into<String>, password: impl Into<Secret>) -> Self {
+        self.login = Some((user.into(), password.into()));
+        self
+    }
+}
+
+/// An open session.
+pub(super) struct BackendSession {
+    pub(super) wire: Wire,
+    /// What the server said about itself, in the order it said so.
+    pub(super) parameters: Vec<Frame>,
+}
+
+/// Why there is no session.
+pub(super) enum Unavailable {
+    /// The server cannot be reached, or is starting or stopping: it may do better soon.
+    ForNow,
+    /// It said no.
+    Refused(Frame),
+}
+
+impl From<io::Error> for Unavailable {
+    fn from(_: io::Error) -> Self {
+        Unavailable::ForNow
+    }
+}
+
+impl Backend {
+    /// Opens a session as the client asked for it and prepares its named statements there.
+    pub(super) async fn open(
+        &self,
+        startup: &Startup,
+        statements: &BTreeMap<Bytes, Frame>,
+    ) -> Result<BackendSession, Unavailable> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        let mut wire = Wire::new(stream);
+        let user = self.login.as_ref().map_or(&startup.user, |(user, _)| user);
+        let fixed = [("user", user.as_str()), ("database", startup.database.as_str())];
+        let others = startup.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        send(&mut wire, |buffer| frontend::startup_message(fixed.into_iter().chain(others), buffer)).await?;
+        self.authenticate(&mut wire, user).await?;
+
+        let mut parameters = Vec::new();
+        loop {
+            let frame = answer(&mut wire).await?;
+            match frame.tag {
+                b'S' => parameters.push(frame),
+                b'Z' => break,
+                _ => {}
+            }
+        }
+        // One by one: a statement the server does not know any more must not stop the others.
+        for statement in statements.values() {
+            wire.writer.push(statement);
+            wire.writer.push(&sync());
+        }
+        wire.writer.send().await?;
+        for _ in statements {
+            while next(&mut wire).await?.tag != b'Z' {}
+        }
+        Ok(BackendSession { wire, parameters })
+    }
+
+    async fn authenticate(&self, wire: &mut Wire, user: &str) -> Result<(), Unavailable> {
+        let password = self.login.as_ref().map_or("", |(_, password)| password.expose());
+        let mut scram = None;
+        loop {
+            let Frame { tag, mut body } = answer(wire).await?;
+            if tag != b'R' || body.len() < 4 {
+                continue;
+            }
+            match body.get_i32() {
+                0 => return Ok(()),
+                3 => send(wire, |buffer| frontend::password_message(password.as_bytes(), buffer)).await?,
+                5 => {
+                    let salt = body.first_chunk().ok_or(Unavailable::ForNow)?;
+                    let hash = md5_hash(user.as_bytes(), password.as_bytes(), *salt);
+                    send(wire, |buffer| frontend::password_message(hash.as_bytes(), buffer)).await?;
+                }
+                10 => {
+                    let client = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
+                    let first =
+                        |buffer: &mut _| frontend::sasl_initial_response(SCRAM_SHA_256, client.message(), buffer);
+                    send(wire, first).await?;
+                    scram = Some(client);
+                }
+                11 => {
+                    let client = scram.as_mut().ok_or(Unavailable::ForNow)?;
+                    client.update(&body)?;
+                    send(wire, |buffer| frontend::sasl_response(client.message(), buffer)).await?;
+                }
+                12 => scram.as_mut().ok_or(Unavailable::ForNow)?.finish(&body)?,
+                _ => return Err(Unavailable::ForNow),
+            }
+        }
+    }
+}
+
+async fn send(wire: &mut Wire, encode: impl FnOnce(&mut BytesMut) -> io::Result<()>) -> io::Result<()> {
+    let mut buffer = BytesMut::new();
+    encode(&mut buffer)?;
+    wire.writer.push_raw(&buffer);
+    wire.writer.send().await
+}
+
+/// The next frame during a login; an error ends it.
+async fn answer(wire: &mut Wire) -> Result<Frame, Unavailable> {
+    let frame = next(wire).await?;
+    match (frame.tag, sqlstate(&frame)) {
+        // Starting up, shutting down, crashed: what a proxy waits out.
+        (b'E', Some(code)) if code.starts_with(b"57P") => Err(Unavailable::ForNow),
+        (b'E', _) => Err(Unavailable::Refused(frame)),
+        _ => Ok(frame),
+    }
+}
+
+async fn next(wire: &mut Wire) -> io::Result<Frame> {
+    wire.reader.frame().await?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}

@@ -1,0 +1,366 @@
+//! A client relayed frame by frame to one database session, which may be replaced while nothing is under way.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::backend::{Backend, BackendSession, Unavailable};
+use super::event::{Closed, Event, SessionId};
+use super::postgres::{Refusal, Startup, backend_key, parameter_status, ready_for_query, terminate};
+use super::prepared::Prepared;
+use super::proxy::Proxy;
+use super::session::{Command, Ended};
+use super::wire::{Frame, Wire};
+
+/// A client connection lives no longer than this, however busy. Source: "RDS Proxy connection considerations".
+const LONGEST_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+/// Between two attempts to reach a database that is down.
+const RETRY_EVERY: Duration = Duration::from_millis(10);
+
+/// A client that is logged in.
+pub(super) struct Session<'p> {
+    id: SessionId,
+    proxy: &'p Proxy,
+    commands: &'p mut UnboundedReceiver<Command>,
+    client: Wire,
+    backend: Option<Wire>,
+    /// Where its database session is, or will be opened.
+    assigned: Option<Backend>,
+    startup: Startup,
+    prepared: Prepared,
+    /// As in the last ReadyForQuery: idle, in a transaction, in a failed one.
+    status: u8,
+    /// Requests that will end with a ReadyForQuery.
+    pending: usize,
+    /// The client has sent something it has no answer to.
+    waited_for: bool,
+    /// Its request failed here; what follows up to the Sync is not run.
+    discarding: bool,
+    opened: Instant,
+    last_traffic: Instant,
+}
+
+/// What the relay does next.
+enum Next {
+    Command(Option<Command>),
+    FromClient(std::io::Result<Option<Frame>>),
+    FromBackend(std::io::Result<Option<Frame>>),
+    SentToClient(std::io::Result<()>),
+    SentToBackend(std::io::Result<()>),
+    TooOld,
+}
+
+impl<'p> Session<'p> {
+    pub(super) fn new(
+        id: SessionId,
+        proxy: &'p Proxy,
+        commands: &'p mut UnboundedReceiver<Command>,
+        client: Wire,
+        assigned: Option<Backend>,
+        startup: Startup,
+        opened: Instant,
+    ) -> Self {
+        Session {
+            id,
+            proxy,
+            commands,
+            client,
+            backend: None,
+            assigned,
+            startup,
+            prepared: Prepared::default(),
+            status: b'I',
+            pending: 0,
+            waited_for: false,
+            discarding: false,
+            opened,
+            last_traffic: opened,
+        }
+    }
+
+    /// Relays until either side ends it.
+    pub(super) async fn run(mut self) -> Ended {
+        match self.begin().await {
+            Ok(()) => self.relay().await,
+            Err(ended) => ended,
+        }
+    }
+
+    /// Completes the login with what the database says about itself.
+    async fn begin(&mut self) -> Result<(), Ended> {
+        let known = self.proxy.settings().parameters.clone();
+        let parameters = match (&self.assigned, known) {
+            // New clients are let in while there is no database; their requests queue.
+            (None, Some(known)) => {
+                let asked = self.startup.parameters.iter();
+                known.into_iter().chain(asked.map(|(name, value)| parameter_status(name, value))).collect()
+            }
+            _ => match self.borrow().await? {
+                Ok(parameters) => {
+                    self.proxy.settings().parameters = Some(parameters.clone());
+                    parameters
+                }
+                Err(frame) => {
+                    self.client.writer.push(&frame);
+                    let _ = self.client.writer.finish().await;
+                    return Err(Ended::quietly(Closed::LoginFailed));
+                }
+            },
+        };
+        for frame in &parameters {
+            self.client.writer.push(frame);
+        }
+        self.client.writer.push(&backend_key(self.id.0));
+        self.client.writer.push(&ready_for_query(b'I'));
+        let user = self.startup.user.clone();
+        self.proxy.log.record(Event::LoggedIn { session: self.id, user });
+        Ok(())
+    }
+
+    async fn relay(&mut self) -> Ended {
+        loop {
+            match self.step().await {
+                Ok(()) => {}
+                Err(ended) => return ended,
+            }
+        }
+    }
+
+    async fn step(&mut self) -> Result<(), Ended> {
+        if !self.proxy.is_answering() {
+            return tokio::select! {
+                biased;
+                command = self.commands.recv() => self.obey(command),
+                () = self.proxy.answers() => Ok(()),
+            };
+        }
+        match self.next().await {
+            Next::Command(command) => self.obey(command),
+            Next::FromClient(Ok(Some(frame))) => self.client_sent(frame).await,
+            Next::FromClient(Ok(None)) => Err(Ended::quietly(Closed::ByClient)),
+            Next::FromClient(Err(error)) if error.kind() == std::io::ErrorKind::InvalidData => {
+                Err(Ended::quietly(Closed::ProtocolViolation))
+            }
+            Next::FromClient(Err(_)) | Next::SentToClient(Err(_)) => Err(Ended::quietly(Closed::ByClient)),
+            Next::FromBackend(Ok(Some(frame))) => self.backend_sent(frame),
+            Next::FromBackend(Ok(None) | Err(_)) | Next::SentToBackend(Err(_)) => self.backend_lost().await,
+            Next::SentToClient(Ok(())) | Next::SentToBackend(Ok(())) => Ok(()),
+            Next::TooOld => Err(Ended::quietly(Closed::TimedOut)),
+        }
+    }
+
+    /// Waits for whatever comes first. Giving the others up loses nothing.
+    async fn next(&mut self) -> Next {
+        let idle = self.is_idle() && self.client.writer.is_empty();
+        let life = self.opened + LONGEST_LIFE;
+        let limit = if idle { life.min(self.last_traffic + self.proxy.idle_timeout) } else { life };
+        let clock = &self.proxy.clock;
+        let Wire { reader: client_reader, writer: client_writer } = &mut self.client;
+        let mut backend = self.backend.as_mut();
+        let (client_full, client_waits) = (client_writer.is_full(), !client_writer.is_empty());
+        let backend_full = backend.as_ref().is_some_and(|backend| backend.writer.is_full());
+        let backend_waits = backend.as_ref().is_some_and(|backend| !backend.writer.is_empty());
+        let (backend_reader, backend_writer) = match &mut backend {
+            Some(Wire { reader, writer }) => (Some(reader), Some(writer)),
+            None => (None, None),
+        };
+        let from_backend = async {
+            match backend_reader {
+                Some(reader) => reader.frame().await,
+                None => std::future::pending().await,
+            }
+        };
+        let to_backend = async {
+            match backend_writer {
+                Some(writer) => writer.send_some().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            command = self.commands.recv() => Next::Command(command),
+            sent = client_writer.send_some(), if client_waits => Next::SentToClient(sent),
+            sent = to_backend, if backend_waits => Next::SentToBackend(sent),
+            frame = from_backend, if !client_full => Next::FromBackend(frame),
+            frame = client_reader.frame(), if !backend_full => Next::FromClient(frame),
+            () = clock.sleep_until(limit) => Next::TooOld,
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.pending == 0 && self.status == b'I' && !self.waited_for
+    }
+
+    fn obey(&mut self, command: Option<Command>) -> Result<(), Ended> {
+        match command {
+            None => Err(Ended::quietly(Closed::Shutdown)),
+            Some(Command::Cut(how)) => Err(Ended(Closed::Cut, how)),
+            Some(Command::CutIfIdle) if self.is_idle() => Err(Ended::quietly(Closed::Cut)),
+            Some(Command::CutIfIdle) => Ok(()),
+            Some(Command::Move(_)) if !self.is_idle() => Err(Ended::quietly(Closed::BackendLost)),
+            Some(Command::Move(backend)) => {
+                self.assigned = backend;
+                self.backend = None;
+                Ok(())
+            }
+        }
+    }
+
+    async fn client_sent(&mut self, frame: Frame) -> Result<(), Ended> {
+        self.last_traffic = self.proxy.clock.monotonic();
+        if frame.tag == b'X' {
+            if let Some(backend) = &mut self.backend {
+                backend.writer.push(&terminate());
+                // It would end on its own when the connection closes.
+                let _ = backend.writer.send().await;
+            }
+            return Err(Ended::quietly(Closed::ByClient));
+        }
+        if !self.waited_for {
+            self.waited_for = true;
+            self.proxy.log.round_trip();
+        }
+        if self.discarding {
+            if frame.tag == b'S' {
+                self.discarding = false;
+                self.answered_here();
+            }
+            return Ok(());
+        }
+        if self.backend.is_none()
+            && let Err(error) = self.borrow().await?
+        {
+            self.client.writer.push(&error);
+            self.discarding = frame.tag != b'Q' && frame.tag != b'S';
+            if !self.discarding {
+                self.answered_here();
+            }
+            return Ok(());
+        }
+        // Not before: a new database session is told the statements known so far.
+        if let Some(sql) = self.prepared.note(&frame) {
+            self.proxy.log.record(Event::Statement { session: self.id, sql });
+        }
+        if let Some(backend) = &mut self.backend {
+            backend.writer.push(&frame);
+        }
+        if matches!(frame.tag, b'Q' | b'S' | b'F') {
+            self.pending += 1;
+        }
+        Ok(())
+    }
+
+    /// A request ended without the database: no transaction is open.
+    fn answered_here(&mut self) {
+        self.client.writer.push(&ready_for_query(b'I'));
+        self.answered();
+    }
+
+    fn answered(&mut self) {
+        self.waited_for = false;
+        self.last_traffic = self.proxy.clock.monotonic();
+        self.proxy.log.record(Event::Answered(self.id));
+    }
+
+    fn backend_sent(&mut self, frame: Frame) -> Result<(), Ended> {
+        if frame.tag == b'E' && self.is_idle() {
+            // Its last words, and none of the client's business.
+            self.let_go();
+            return Ok(());
+        }
+        self.client.writer.push(&frame);
+        if frame.tag == b'Z' {
+            self.status = frame.body.first().copied().unwrap_or(b'I');
+            self.pending = self.pending.saturating_sub(1);
+            if self.pending == 0 {
+                self.answered();
+            }
+        }
+        Ok(())
+    }
+
+    async fn backend_lost(&mut self) -> Result<(), Ended> {
+        if self.is_idle() {
+            self.let_go();
+            return Ok(());
+        }
+        // What it still said reaches the client first.
+        let _ = self.client.writer.send().await;
+        Err(Ended::quietly(Closed::BackendLost))
+    }
+
+    fn let_go(&mut self) {
+        self.backend = None;
+        self.proxy.log.record(Event::BackendLost(self.id));
+    }
+
+    /// Opens the database session, waiting for a database as the proxy does. The inner error is for the client.
+    async fn borrow(&mut self) -> Result<Result<Vec<Frame>, Frame>, Ended> {
+        let until = self.proxy.clock.monotonic() + self.proxy.borrow_timeout;
+        let mut queued = false;
+        loop {
+            if !queued && self.assigned.is_none() {
+                queued = true;
+                self.proxy.log.record(Event::Queued(self.id));
+            }
+            let opening = async {
+                match &self.assigned {
+                    Some(backend) => backend.open(&self.startup, self.prepared.named()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let opened = tokio::select! {
+                biased;
+                command = self.commands.recv() => {
+                    self.obey_in_queue(command)?;
+                    continue;
+                }
+                opened = opening => opened,
+                () = client_hangs_up(&mut self.client) => return Err(Ended::quietly(Closed::ByClient)),
+                () = self.proxy.clock.sleep_until(until) => return Ok(Err(Refusal::borrow_timeout().frame("ERROR"))),
+            };
+            match (opened, &self.assigned) {
+                (Ok(BackendSession { wire, parameters }), Some(backend)) => {
+                    let address = backend.address;
+                    self.backend = Some(wire);
+                    self.proxy.log.record(Event::BackendOpened { session: self.id, address });
+                    return Ok(Ok(parameters));
+                }
+                (Err(Unavailable::Refused(error)), _) => return Ok(Err(error)),
+                _ => {}
+            }
+            if !queued {
+                queued = true;
+                self.proxy.log.record(Event::Queued(self.id));
+            }
+            let again = (self.proxy.clock.monotonic() + RETRY_EVERY).min(until);
+            tokio::select! {
+                biased;
+                command = self.commands.recv() => self.obey_in_queue(command)?,
+                () = self.proxy.clock.sleep_until(again) => {}
+            }
+        }
+    }
+
+    /// A request that waits has reached no database: another one can serve it.
+    fn obey_in_queue(&mut self, command: Option<Command>) -> Result<(), Ended> {
+        match command {
+            Some(Command::Move(backend)) => {
+                self.assigned = backend;
+                Ok(())
+            }
+            Some(Command::CutIfIdle) => Ok(()),
+            command => self.obey(command),
+        }
+    }
+}
+
+/// Completes when the client has gone; what it sends until then is kept.
+async fn client_hangs_up(client: &mut Wire) {
+    while !client.reader.is_full() {
+        if !matches!(client.reader.fill().await, Ok(true)) {
+            return;
+        }
+    }
+    std::future::pending().await
+}

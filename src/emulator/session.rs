@@ -1,0 +1,120 @@
+//! One client session from its first byte to its last.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{SockRef, Socket};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::backend::Backend;
+use super::event::{Closed, Event, SessionId};
+use super::login::{NotLoggedIn, login};
+use super::postgres::{Refusal, authentication};
+use super::proxy::Proxy;
+use super::relay::Session;
+use super::wire::Wire;
+
+/// A login takes no longer than this.
+const LOGIN_LIMIT: Duration = Duration::from_secs(60);
+
+/// What a test does to a session.
+#[derive(Clone, Debug)]
+pub(super) enum Command {
+    /// Cut it, whatever it is doing.
+    Cut(Cut),
+    /// Cut it if it has nothing under way.
+    CutIfIdle,
+    /// Its database is another one now, or none: what is under way is lost, an idle client does not notice.
+    Move(Option<Backend>),
+}
+
+/// How a connection is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// With FIN.
+    Close,
+    /// With RST.
+    Reset,
+}
+
+/// The end of a session.
+#[derive(Debug)]
+pub(super) struct Ended(pub(super) Closed, pub(super) Cut);
+
+impl Ended {
+    pub(super) fn quietly(reason: Closed) -> Self {
+        Ended(reason, Cut::Close)
+    }
+}
+
+/// Serves one client until either side ends it.
+pub(super) async fn serve(
+    stream: TcpStream,
+    id: SessionId,
+    proxy: Arc<Proxy>,
+    mut commands: UnboundedReceiver<Command>,
+) {
+    proxy.log.record(Event::Connected(id));
+    // A second handle, so that the connection can be cut under whatever layers it has by then.
+    let handle = stream.set_nodelay(true).and_then(|()| SockRef::from(&stream).try_clone());
+    let ended = match &handle {
+        Ok(_) => run(stream, id, &proxy, &mut commands).await,
+        Err(_) => Ended::quietly(Closed::ByClient),
+    };
+    if let Ok(socket) = handle {
+        hang_up(&socket, ended.1);
+    }
+    proxy.forget(id);
+    proxy.log.record(Event::Closed { session: id, reason: ended.0 });
+}
+
+/// Errors here mean that the client was faster.
+fn hang_up(socket: &Socket, how: Cut) {
+    match how {
+        Cut::Close => drop(socket.shutdown(std::net::Shutdown::Both)),
+        Cut::Reset => drop(socket.set_linger(Some(Duration::ZERO))),
+    }
+}
+
+async fn run(stream: TcpStream, id: SessionId, proxy: &Proxy, commands: &mut UnboundedReceiver<Command>) -> Ended {
+    let opened = proxy.clock.monotonic();
+    let mut assigned = proxy.settings().backend.clone();
+    let logged_in = {
+        let logging_in = login(stream, proxy);
+        tokio::pin!(logging_in);
+        loop {
+            tokio::select! {
+                biased;
+                command = commands.recv() => match command {
+                    None => return Ended::quietly(Closed::Shutdown),
+                    Some(Command::Cut(how)) => return Ended(Closed::Cut, how),
+                    Some(Command::CutIfIdle) => {}
+                    Some(Command::Move(backend)) => assigned = backend,
+                },
+                result = &mut logging_in => break result,
+                () = proxy.clock.sleep_until(opened + LOGIN_LIMIT) => return Ended::quietly(Closed::LoginFailed),
+            }
+        }
+    };
+    let (mut wire, startup) = match logged_in {
+        Ok(logged_in) => logged_in,
+        Err(NotLoggedIn::Refused { refusal, user, wire }) => return refuse(wire, &refusal, user, id, proxy).await,
+        Err(NotLoggedIn::Gone) => return Ended::quietly(Closed::LoginFailed),
+    };
+    let limit = proxy.settings().client_limit;
+    if let Some(limit) = limit.filter(|limit| proxy.sessions() > *limit) {
+        return refuse(wire, &Refusal::too_many_clients(limit), Some(startup.user), id, proxy).await;
+    }
+    wire.writer.push(&authentication(0, &[]));
+    Session::new(id, proxy, commands, wire, assigned, startup, opened).run().await
+}
+
+async fn refuse(mut wire: Wire, refusal: &Refusal, user: Option<String>, id: SessionId, proxy: &Proxy) -> Ended {
+    let Refusal { code, token, .. } = refusal;
+    proxy.log.record(Event::LoginRefused { session: id, user, code, token: *token });
+    wire.writer.push(&refusal.frame("FATAL"));
+    // If the client has gone it will not read this.
+    let _ = wire.writer.finish().await;
+    Ended::quietly(Closed::LoginFailed)
+}

@@ -1,0 +1,162 @@
+//! PostgreSQL's frames over any byte stream: buffered both ways, so that a wait for one can be given up at any point.
+
+use std::io;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+
+/// PostgreSQL's own limit on a message.
+const LONGEST_FRAME: usize = 0x3fff_ffff;
+/// While this much waits to be sent to one side, nothing more is read from the other.
+const ENOUGH: usize = 256 * 1024;
+
+/// A byte stream of either kind, plain or TLS.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
+
+/// One message: the letter that names it and everything after the length.
+#[derive(Clone, Debug)]
+pub(super) struct Frame {
+    pub(super) tag: u8,
+    pub(super) body: Bytes,
+}
+
+impl Frame {
+    pub(super) fn new(tag: u8, body: impl Into<Bytes>) -> Self {
+        Frame { tag, body: body.into() }
+    }
+
+    /// The zero-terminated texts at its beginning, one after the other.
+    pub(super) fn texts(&self) -> Texts {
+        Texts(self.body.clone())
+    }
+}
+
+/// Zero-terminated texts.
+pub(super) struct Texts(pub(super) Bytes);
+
+impl Iterator for Texts {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let end = self.0.iter().position(|byte| *byte == 0)?;
+        let text = self.0.split_to(end);
+        self.0.advance(1);
+        Some(text)
+    }
+}
+
+/// Both directions of one connection.
+pub(super) struct Wire {
+    pub(super) reader: Reader,
+    pub(super) writer: Writer,
+}
+
+/// The incoming half.
+pub(super) struct Reader {
+    stream: ReadHalf<Box<dyn Duplex>>,
+    buffer: BytesMut,
+}
+
+/// The outgoing half.
+pub(super) struct Writer {
+    stream: WriteHalf<Box<dyn Duplex>>,
+    buffer: BytesMut,
+}
+
+impl Wire {
+    pub(super) fn new(stream: impl Duplex + 'static) -> Self {
+        let (read, write) = tokio::io::split(Box::new(stream) as Box<dyn Duplex>);
+        Wire {
+            reader: Reader { stream: read, buffer: BytesMut::new() },
+            writer: Writer { stream: write, buffer: BytesMut::new() },
+        }
+    }
+}
+
+impl Reader {
+    /// The next frame; `None` when the peer has closed. Cancel safe.
+    pub(super) async fn frame(&mut self) -> io::Result<Option<Frame>> {
+        loop {
+            if let Some(frame) = self.buffered()? {
+                return Ok(Some(frame));
+            }
+            if !self.fill().await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads whatever comes; `false` when the peer has closed. Cancel safe.
+    pub(super) async fn fill(&mut self) -> io::Result<bool> {
+        self.buffer.reserve(8 * 1024);
+        Ok(self.stream.read_buf(&mut self.buffer).await? > 0)
+    }
+
+    /// Whether enough is buffered for now.
+    pub(super) fn is_full(&self) -> bool {
+        self.buffer.len() >= ENOUGH
+    }
+
+    fn buffered(&mut self) -> io::Result<Option<Frame>> {
+        let Some((&tag, rest)) = self.buffer.split_first() else { return Ok(None) };
+        let Some(length) = rest.first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_be_bytes(*length) as usize;
+        if !(4..=LONGEST_FRAME).contains(&length) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a message of an impossible length"));
+        }
+        if self.buffer.len() < 1 + length {
+            return Ok(None);
+        }
+        let mut frame = self.buffer.split_to(1 + length).freeze();
+        frame.advance(5);
+        Ok(Some(Frame { tag, body: frame }))
+    }
+}
+
+impl Writer {
+    pub(super) fn push(&mut self, frame: &Frame) {
+        self.buffer.put_u8(frame.tag);
+        self.buffer.put_u32(frame.body.len() as u32 + 4);
+        self.buffer.put_slice(&frame.body);
+    }
+
+    /// Messages that are encoded already.
+    pub(super) fn push_raw(&mut self, bytes: &[u8]) {
+        self.buffer.put_slice(bytes);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.buffer.len() >= ENOUGH
+    }
+
+    /// Sends some of what waits. Cancel safe.
+    pub(super) async fn send_some(&mut self) -> io::Result<()> {
+        if self.stream.write_buf(&mut self.buffer).await? == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        if self.buffer.is_empty() {
+            self.stream.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Sends all of it.
+    pub(super) async fn send(&mut self) -> io::Result<()> {
+        while !self.is_empty() {
+            self.send_some().await?;
+        }
+        Ok(())
+    }
+
+    /// Sends all of it and says that nothing follows.
+    pub(super) async fn finish(&mut self) -> io::Result<()> {
+        self.send().await?;
+        self.stream.shutdown().await
+    }
+}
