@@ -1,3 +1,13 @@
 //! Everything the crate promises, against real servers.
 #[path = "../support/mod.rs"]
 mod support;
+
+mod acquire;
+mod cancel;
+mod executor;
+mod lambda;
+mod lost;
+mod secrets;
+mod servers;
+mod thaw;
+mod token;

@@ -1,0 +1,110 @@
+//! Connections lost while they are in use: what is repeated, what is not, and what is said of it.
+
+use std::time::Duration;
+
+use rds_proxy_pool::{Error, ErrorKind, Outcome, ProxyPool};
+
+use crate::support::world::World;
+
+/// A statement that is under way on the server when this returns, and its result.
+async fn under_way(
+    world: &World,
+    pool: &ProxyPool,
+) -> tokio::task::JoinHandle<Result<sqlx::postgres::PgQueryResult, sqlx::Error>> {
+    sqlx::raw_sql("CREATE TABLE IF NOT EXISTS written (n int)").execute(pool).await.unwrap();
+    let mark = world.statements().len();
+    let writing = pool.clone();
+    let running = tokio::spawn(async move {
+        sqlx::query("INSERT INTO written SELECT 1 FROM pg_sleep($1)").bind(0.4).execute(&writing).await
+    });
+    world.statement_seen(mark, "INSERT INTO written").await;
+    running
+}
+
+async fn written(pool: &ProxyPool) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM written").fetch_one(pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_statement_whose_answer_was_lost_is_not_repeated() {
+    let Some(world) = World::start().await else { return };
+    let pool = world.pool();
+    let running = under_way(&world, &pool).await;
+    world.executing().await;
+    world.cut_all().await;
+    let error = running.await.unwrap().unwrap_err();
+    let ours = Error::find(&error).expect("ours");
+    assert_eq!((ours.kind(), ours.outcome(), ours.code()), (ErrorKind::Lost, Outcome::Unknown, "lost.connection"));
+    assert!(ours.hint().is_some());
+    assert_eq!(pool.status().retries, 0);
+    assert!(written(&pool).await <= 1);
+}
+
+#[tokio::test]
+async fn an_idempotent_statement_whose_answer_was_lost_is_sent_again() {
+    let Some(world) = World::start().await else { return };
+    let pool = world.pool();
+    let running = under_way(&world, &pool.idempotent()).await;
+    world.executing().await;
+    world.cut_all().await;
+    running.await.unwrap().unwrap();
+    assert_eq!(pool.status().retries, 1);
+    assert!(written(&pool).await >= 1);
+}
+
+#[tokio::test]
+async fn a_backend_that_is_terminated_in_a_transaction_loses_it_and_the_error_says_so() {
+    let Some(world) = World::start().await else { return };
+    let pool = world.pool();
+    let mut transaction = pool.begin().await.unwrap();
+    let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut transaction).await.unwrap();
+    world.terminate_backend(pid).await;
+    let error = sqlx::query("SELECT 1").execute(&mut transaction).await.unwrap_err();
+    assert_eq!(Error::find(&error).expect("ours").kind(), ErrorKind::Lost, "{error:?}");
+    let error = transaction.commit().await.unwrap_err();
+    assert_eq!((error.code(), error.outcome()), ("commit.unknown", Outcome::Unknown));
+    assert_eq!(pool.status().open, 0);
+}
+
+#[tokio::test]
+async fn a_backend_that_is_terminated_while_idle_is_not_noticed() {
+    let Some(world) = World::start().await else { return };
+    let pool = world.pool();
+    let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&pool).await.unwrap();
+    world.terminate_backend(pid).await;
+    let other: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&pool).await.unwrap();
+    assert_ne!(pid, other);
+}
+
+#[tokio::test]
+async fn connecting_is_tried_again_until_the_proxy_is_back() {
+    let Some(world) = World::start().await else { return };
+    world.refuse_connections(true).await;
+    let pool = world.pool();
+    let waiting = pool.by(Duration::from_secs(20));
+    let running = tokio::spawn(async move { sqlx::query_scalar::<_, i32>("SELECT 3").fetch_one(&waiting).await });
+    while pool.status().connect_failures < 3 {
+        tokio::task::yield_now().await;
+    }
+    world.refuse_connections(false).await;
+    assert_eq!(running.await.unwrap().unwrap(), 3);
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_is_refused_at_once() {
+    let Some(world) = World::start().await else { return };
+    let Some(other) = World::start().await else { return };
+    let config = world.config().ca_pem(other.ca_pem().as_bytes().to_vec()).build().unwrap();
+    let error = ProxyPool::new(config).unwrap().acquire().await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Connect, "connect.certificate"));
+    assert_eq!(error.attempts(), 1);
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_name_is_refused_at_once() {
+    let Some(world) = World::start().await else { return };
+    let endpoint = format!("127.0.0.1:{}", world.port());
+    let error =
+        ProxyPool::new(world.config().endpoint(endpoint).build().unwrap()).unwrap().acquire().await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Connect, "connect.certificate"), "{error:#}");
+}
