@@ -92,11 +92,12 @@ impl Suspect {
 
     /// Whether the owner wrote and read since the last sample.
     fn acted(&self, now: Sample) -> (bool, bool) {
-        // A FIN counts as a received byte that nobody reads, so the counter says nothing once the peer closed. Such a
-        // socket is not struck off for it and not chosen either.
+        // The counters of a connection that does not stand say nothing: a FIN counts as a received byte that nobody
+        // reads, and giving up a connect moves the sequence number as if bytes had been written. Such a socket is
+        // not struck off for it and not chosen either.
         let open = now.state == State::Established;
         let read = matches!((self.last.read, now.read), (Some(before), Some(after)) if after > before);
-        (now.written > self.last.written, read && open)
+        (now.written > self.last.written && open, read && open)
     }
 }
 
