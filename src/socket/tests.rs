@@ -57,6 +57,22 @@ async fn converse(mut stream: TcpStream) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// A connection, what was found of it, and its other end.
+async fn connected_pair() -> (TcpStream, DriverSocket, StdStream) {
+    let listener = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let accepting = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        for _ in 0..2 {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).and_then(|()| stream.write_all(&byte)).unwrap();
+        }
+        stream
+    });
+    let connected = watched(driver(([127, 0, 0, 1], port).into()), port).await;
+    (connected.output.unwrap(), connected.socket.unwrap(), accepting.join().unwrap())
+}
+
 async fn watched<F>(connect: F, port: u16) -> Connected<TcpStream, io::Error>
 where
     F: Future<Output = io::Result<TcpStream>>,
@@ -142,19 +158,7 @@ async fn the_driver_s_socket_is_found_and_tuned() {
 
 #[tokio::test]
 async fn a_look_tells_healthy_unread_closed_and_gone_apart() {
-    let listener = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let accepting = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        for _ in 0..2 {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).and_then(|()| stream.write_all(&byte)).unwrap();
-        }
-        stream
-    });
-    let connected = watched(driver(([127, 0, 0, 1], port).into()), port).await;
-    let (stream, socket) = (connected.output.unwrap(), connected.socket.unwrap());
-    let mut peer = accepting.join().unwrap();
+    let (stream, socket, mut peer) = connected_pair().await;
     assert_eq!(socket.look(), Look::Healthy);
     peer.write_all(b"a notice").unwrap();
     while socket.look() == Look::Healthy {
@@ -180,19 +184,9 @@ async fn a_look_tells_healthy_unread_closed_and_gone_apart() {
 
 #[tokio::test]
 async fn a_reset_is_seen_by_the_look() {
-    let listener = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let accepting = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        for _ in 0..2 {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).and_then(|()| stream.write_all(&byte)).unwrap();
-        }
-        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
-    });
-    let connected = watched(driver(([127, 0, 0, 1], port).into()), port).await;
-    let (_stream, socket) = (connected.output.unwrap(), connected.socket.unwrap());
-    accepting.join().unwrap();
+    let (_stream, socket, peer) = connected_pair().await;
+    SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(peer);
     while socket.look() == Look::Healthy {
         tokio::task::yield_now().await;
     }

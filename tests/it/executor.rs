@@ -194,6 +194,16 @@ async fn a_deferred_constraint_refuses_the_commit_and_keeps_the_connection() {
 }
 
 #[tokio::test]
+async fn a_row_returned_before_a_failing_commit_is_no_success() {
+    let Some(world) = World::start().await else { return };
+    let pool = world.pool();
+    sqlx::raw_sql("CREATE TABLE once (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)").execute(&pool).await.unwrap();
+    let insert = sqlx::query("INSERT INTO once VALUES (1), (1) RETURNING n");
+    let error = insert.fetch_one(&pool).await.unwrap_err();
+    assert!(error.as_database_error().unwrap().is_unique_violation(), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_transaction_dropped_without_an_end_is_undone_at_once() {
     let Some((_world, pool)) = world_with_items().await else { return };
     let mut transaction = pool.begin().await.unwrap();

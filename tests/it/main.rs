@@ -4,6 +4,7 @@ mod support;
 
 mod acquire;
 mod cancel;
+mod dropped;
 mod executor;
 mod lambda;
 mod lost;
