@@ -130,9 +130,10 @@ impl RdsProxyEmulator {
     /// Points the proxy at another database: a failover, or the end of one.
     pub fn set_backend(&self, backend: Backend, existing: Existing) {
         self.proxy.settings().backend = Some(backend.clone());
-        if existing == Existing::Move {
-            self.proxy.command_all(&Command::Move(Some(backend)));
-        }
+        self.proxy.command_all(&match existing {
+            Existing::Move => Command::Move(Some(backend)),
+            Existing::Stay => Command::Offer(backend),
+        });
     }
 
     /// Takes the database away: idle clients stay connected, those with work under way are cut, and new work queues until

@@ -72,6 +72,7 @@ impl Backend {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
         let mut wire = Wire::new(stream);
+        wire.reader.expect_requests();
         let user = self.login.as_ref().map_or(&startup.user, |(user, _)| user);
         let fixed = [("user", user.as_str()), ("database", startup.database.as_str())];
         let others = startup.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));

@@ -10,11 +10,8 @@ use super::iam::verify;
 use super::postgres::{Opening, Refusal, Startup, authentication};
 use super::proxy::{Proxy, User};
 use super::scram::Challenge;
-use super::wire::{Duplex, Frame, Wire};
+use super::wire::{Duplex, Frame, LONGEST_LOGIN_FRAME, Wire};
 use crate::secret::Secret;
-
-/// Longer than any client's first packet or password.
-const LONGEST_LOGIN_PACKET: usize = 64 * 1024;
 
 /// Why a client is not logged in.
 pub(super) enum NotLoggedIn {
@@ -66,7 +63,7 @@ async fn open(mut plain: TcpStream, proxy: &Proxy) -> Result<(Wire, Opening, boo
 
 async fn packet(stream: &mut (impl Duplex + ?Sized)) -> Result<Bytes, NotLoggedIn> {
     let length = stream.read_u32().await? as usize;
-    if !(8..=LONGEST_LOGIN_PACKET).contains(&length) {
+    if !(8..=LONGEST_LOGIN_FRAME).contains(&length) {
         return Err(NotLoggedIn::Gone);
     }
     let mut packet = BytesMut::zeroed(length - 4);
@@ -127,6 +124,7 @@ async fn scram(wire: &mut Wire, user: &str, password: &Secret, proxy: &Proxy) ->
     let challenge = Challenge::new(text, password, &mut fastrand::Rng::new()).ok_or_else(unsupported)?;
     ask(wire, &authentication(11, challenge.message.as_bytes())).await?;
     let last = answer(wire).await?;
+    proxy.answers().await;
     let proof = std::str::from_utf8(&last.body).ok().and_then(|proof| challenge.check(proof));
     let signature = proof.ok_or_else(|| Refusal::password(user))?;
     wire.writer.push(&authentication(12, signature.as_bytes()));
@@ -140,7 +138,7 @@ async fn ask(wire: &mut Wire, frame: &Frame) -> io::Result<()> {
 
 async fn answer(wire: &mut Wire) -> Result<Frame, Denied> {
     match wire.reader.frame().await? {
-        Some(frame) if frame.tag == b'p' && frame.body.len() <= LONGEST_LOGIN_PACKET => Ok(frame),
+        Some(frame) if frame.tag == b'p' => Ok(frame),
         _ => Err(Denied::Gone),
     }
 }

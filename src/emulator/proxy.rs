@@ -20,6 +20,9 @@ use super::{AccessKey, Backend, SessionId, event};
 use crate::clock::Clock;
 use crate::secret::Secret;
 
+/// Before another try where the machine is short of something.
+const SHORTAGE: Duration = Duration::from_millis(10);
+
 /// How a user proves who they are.
 #[derive(Clone, Debug)]
 pub(super) enum User {
@@ -114,9 +117,18 @@ pub(super) async fn accept(
     let mut sessions = JoinSet::new();
     let mut listener = TcpListener::from_std(first).ok();
     loop {
+        let listen = *should_listen.borrow_and_update();
+        if listen != listener.is_some() {
+            listener = listen.then(|| self::listener(port).and_then(TcpListener::from_std).ok()).flatten();
+        }
+        if listen == listener.is_some() {
+            bound.send_replace(listen);
+        }
         let accepting = async {
             match &listener {
                 Some(listener) => listener.accept().await,
+                // The machine is short of something; the port is ours, so it will be bound again.
+                None if listen => Err(io::ErrorKind::NotConnected.into()),
                 None => std::future::pending().await,
             }
         };
@@ -127,16 +139,11 @@ pub(super) async fn accept(
                 if changed.is_err() {
                     break;
                 }
-                let listen = *should_listen.borrow_and_update();
-                if listen != listener.is_some() {
-                    listener = listen.then(|| self::listener(port).and_then(TcpListener::from_std).ok()).flatten();
-                }
-                bound.send_replace(listener.is_some());
             }
             accepted = accepting => {
-                // An error is the client's that has gone again, or a shortage that the next accept will tell again.
                 let Ok((stream, _)) = accepted else {
-                    tokio::task::yield_now().await;
+                    // The client has gone again, or a shortage: not worth a busy loop.
+                    tokio::time::sleep(SHORTAGE).await;
                     continue;
                 };
                 let id = SessionId(proxy.next_session.fetch_add(1, Ordering::Relaxed));

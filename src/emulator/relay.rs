@@ -55,11 +55,12 @@ impl<'p> Session<'p> {
         id: SessionId,
         proxy: &'p Proxy,
         commands: &'p mut UnboundedReceiver<Command>,
-        client: Wire,
+        mut client: Wire,
         assigned: Option<Backend>,
         startup: Startup,
         opened: Instant,
     ) -> Self {
+        client.reader.expect_requests();
         Session {
             id,
             proxy,
@@ -197,6 +198,10 @@ impl<'p> Session<'p> {
             Some(Command::Cut(how)) => Err(Ended(Closed::Cut, how)),
             Some(Command::CutIfIdle) if self.is_idle() => Err(Ended::quietly(Closed::Cut)),
             Some(Command::CutIfIdle) => Ok(()),
+            Some(Command::Offer(backend)) => {
+                self.assigned.get_or_insert(backend);
+                Ok(())
+            }
             Some(Command::Move(_)) if !self.is_idle() => Err(Ended::quietly(Closed::BackendLost)),
             Some(Command::Move(backend)) => {
                 self.assigned = backend;
@@ -211,8 +216,12 @@ impl<'p> Session<'p> {
         if frame.tag == b'X' {
             if let Some(backend) = &mut self.backend {
                 backend.writer.push(&terminate());
-                // It would end on its own when the connection closes.
-                let _ = backend.writer.send().await;
+                // It would end on its own when the connection closes, so nothing waits for a server that does not read.
+                tokio::select! {
+                    biased;
+                    _ = self.commands.recv() => {}
+                    _ = backend.writer.send() => {}
+                }
             }
             return Err(Ended::quietly(Closed::ByClient));
         }
@@ -284,9 +293,15 @@ impl<'p> Session<'p> {
             self.let_go();
             return Ok(());
         }
-        // What it still said reaches the client first.
-        let _ = self.client.writer.send().await;
-        Err(Ended::quietly(Closed::BackendLost))
+        // What it still said reaches the client first, if the client reads.
+        loop {
+            let command = tokio::select! {
+                biased;
+                command = self.commands.recv() => command,
+                _ = self.client.writer.send() => return Err(Ended::quietly(Closed::BackendLost)),
+            };
+            self.obey(command)?;
+        }
     }
 
     fn let_go(&mut self) {

@@ -27,6 +27,8 @@ pub(super) enum Command {
     CutIfIdle,
     /// Its database is another one now, or none: what is under way is lost, an idle client does not notice.
     Move(Option<Backend>),
+    /// Here is a database, for a session that has none.
+    Offer(Backend),
 }
 
 /// How a connection is cut.
@@ -91,6 +93,7 @@ async fn run(stream: TcpStream, id: SessionId, proxy: &Proxy, commands: &mut Unb
                     Some(Command::Cut(how)) => return Ended(Closed::Cut, how),
                     Some(Command::CutIfIdle) => {}
                     Some(Command::Move(backend)) => assigned = backend,
+                    Some(Command::Offer(backend)) => drop(assigned.get_or_insert(backend)),
                 },
                 result = &mut logging_in => break result,
                 () = proxy.clock.sleep_until(opened + LOGIN_LIMIT) => return Ended::quietly(Closed::LoginFailed),

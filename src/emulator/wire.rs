@@ -7,6 +7,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 
 /// PostgreSQL's own limit on a message.
 const LONGEST_FRAME: usize = 0x3fff_ffff;
+/// Longer than any client's packets before the end of its login.
+pub(super) const LONGEST_LOGIN_FRAME: usize = 64 * 1024;
 /// While this much waits to be sent to one side, nothing more is read from the other.
 const ENOUGH: usize = 256 * 1024;
 
@@ -57,6 +59,7 @@ pub(super) struct Wire {
 pub(super) struct Reader {
     stream: ReadHalf<Box<dyn Duplex>>,
     buffer: BytesMut,
+    longest: usize,
 }
 
 /// The outgoing half.
@@ -69,13 +72,18 @@ impl Wire {
     pub(super) fn new(stream: impl Duplex + 'static) -> Self {
         let (read, write) = tokio::io::split(Box::new(stream) as Box<dyn Duplex>);
         Wire {
-            reader: Reader { stream: read, buffer: BytesMut::new() },
+            reader: Reader { stream: read, buffer: BytesMut::new(), longest: LONGEST_LOGIN_FRAME },
             writer: Writer { stream: write, buffer: BytesMut::new() },
         }
     }
 }
 
 impl Reader {
+    /// After the login frames may be as long as PostgreSQL allows.
+    pub(super) fn expect_requests(&mut self) {
+        self.longest = LONGEST_FRAME;
+    }
+
     /// The next frame; `None` when the peer has closed. Cancel safe.
     pub(super) async fn frame(&mut self) -> io::Result<Option<Frame>> {
         loop {
@@ -103,7 +111,7 @@ impl Reader {
         let Some((&tag, rest)) = self.buffer.split_first() else { return Ok(None) };
         let Some(length) = rest.first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_be_bytes(*length) as usize;
-        if !(4..=LONGEST_FRAME).contains(&length) {
+        if !(4..=self.longest).contains(&length) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a message of an impossible length"));
         }
         if self.buffer.len() < 1 + length {

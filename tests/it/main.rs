@@ -4,7 +4,9 @@ mod support;
 
 mod acquire;
 mod cancel;
+mod clients;
 mod dropped;
+mod emulator;
 mod executor;
 mod lambda;
 mod lost;
