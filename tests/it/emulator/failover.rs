@@ -72,6 +72,19 @@ async fn clients_that_stay_keep_their_server_process_and_new_ones_get_the_other_
 }
 
 #[tokio::test]
+async fn a_database_for_new_clients_serves_the_queued_ones_too() {
+    let Some(stage) = Stage::start().await else { return };
+    let mut client = stage.client().await;
+    stage.proxy.clear_backend();
+    let session = client.session;
+    let mut events = stage.proxy.events();
+    let queued = tokio::spawn(async move { client.double(4).await });
+    soon(events.wait_for(|event: &Event| *event == Event::Queued(session))).await;
+    stage.proxy.set_backend(backend(&stage.database), Existing::Stay);
+    assert_eq!(soon(queued).await.unwrap().unwrap(), 8);
+}
+
+#[tokio::test]
 async fn without_a_database_new_work_queues_until_there_is_one() {
     let Some(stage) = Stage::start().await else { return };
     let (mut client, mut open) = (stage.client().await, stage.client().await);
