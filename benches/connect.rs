@@ -17,7 +17,8 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use rds_proxy_pool::{ProxyConfig, ProxyPool};
+use rds_proxy_pool::clock::SystemClock;
+use rds_proxy_pool::{ProxyConfig, ProxyConfigBuilder, ProxyPool};
 use sqlx::{ConnectOptions, Connection};
 
 use support::process::find_program;
@@ -39,9 +40,9 @@ fn main() -> ExitCode {
 
 async fn run() -> ExitCode {
     let Some(world) = World::start().await else { return ExitCode::SUCCESS };
-    let mut holds = compare("the emulator", || world.pool()).await;
+    let mut holds = compare("the emulator", || pool(world.config())).await;
     if let Some((server, ca)) = postgres_with_tls().await {
-        holds &= compare("PostgreSQL", || pool_straight_to(&server, &ca)).await;
+        holds &= compare("PostgreSQL", || pool(straight_to(&server, &ca))).await;
     }
     if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -119,14 +120,19 @@ fn certificate(openssl: &Path, data: &Path) -> Vec<u8> {
     std::fs::read(data.join("server.crt")).expect("openssl wrote it")
 }
 
-fn pool_straight_to(server: &Postgres, ca: &[u8]) -> ProxyPool {
-    let config = ProxyConfig::builder()
+fn straight_to(server: &Postgres, ca: &[u8]) -> ProxyConfigBuilder {
+    ProxyConfig::builder()
         .endpoint(format!("localhost:{}", server.port()))
         .user("by_token")
         .database("app")
         .password("a token")
         .ca_pem(ca)
         .acquire_timeout(Duration::from_secs(20))
-        .connect_timeout(Duration::from_secs(20));
-    ProxyPool::new(config.build().expect("the configuration is right")).expect("the pool can be made")
+        .connect_timeout(Duration::from_secs(20))
+}
+
+/// With the clock that users have; a world's own is for tests to move.
+fn pool(config: ProxyConfigBuilder) -> ProxyPool {
+    let config = config.clock(SystemClock).build().expect("the configuration is right");
+    ProxyPool::new(config).expect("the pool can be made")
 }

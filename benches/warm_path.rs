@@ -5,6 +5,8 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use rds_proxy_pool::ProxyPool;
+use rds_proxy_pool::clock::SystemClock;
 use sqlx::pool::PoolOptions;
 use sqlx::{Connection, Executor, Postgres};
 
@@ -15,13 +17,18 @@ const ACQUIRES: u32 = 100_000;
 const QUERY: &str = "SELECT 1";
 
 fn main() {
+    if cfg!(debug_assertions) {
+        println!("not optimized: the bars are for what users run");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
     runtime.block_on(run());
 }
 
 async fn run() {
     let Some(world) = World::start().await else { return };
-    let pool = world.pool();
+    // With the clock that users have; the world's own is for tests to move.
+    let config = world.config().clock(SystemClock).build().expect("the configuration is right");
+    let pool = ProxyPool::new(config).expect("the pool can be made");
     let options = pool.sqlx_pool().await.expect("a token").connect_options();
     let mut bare = sqlx::PgConnection::connect_with(&options).await.expect("sqlx connects");
     let sqlx_pool = PoolOptions::<Postgres>::new().max_connections(1).connect_with((*options).clone()).await;
