@@ -12,7 +12,8 @@ use sqlx::{Connection, Executor, Postgres};
 
 use support::world::World;
 
-const ROUNDS: usize = 2_000;
+const ROUNDS: usize = 20;
+const BLOCK: usize = 100;
 const ACQUIRES: u32 = 100_000;
 const QUERY: &str = "SELECT 1";
 
@@ -31,21 +32,32 @@ async fn run() {
     let pool = ProxyPool::new(config).expect("the pool can be made");
     let options = pool.sqlx_pool().await.expect("a token").connect_options();
     let mut bare = sqlx::PgConnection::connect_with(&options).await.expect("sqlx connects");
+    // What one held connection differs from another is the error of this measurement.
+    let mut other = sqlx::PgConnection::connect_with(&options).await.expect("sqlx connects");
     let sqlx_pool = PoolOptions::<Postgres>::new().max_connections(1).connect_with((*options).clone()).await;
     let sqlx_pool = sqlx_pool.expect("sqlx connects");
     pool.warm().await.expect("the pool connects");
 
-    let (mut ours, mut held, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut held, mut control, mut theirs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    // Blocks in mirrored order: each is as warm as the others, and a place in it favours none.
     for _ in 0..ROUNDS {
-        ours.push(timed(&pool).await);
-        held.push(timed(&mut bare).await);
+        block(&mut ours, async || timed(&pool).await).await;
+        block(&mut held, async || timed(&mut bare).await).await;
+        block(&mut control, async || timed(&mut other).await).await;
+        for _ in 0..2 {
+            block(&mut theirs, async || timed(&sqlx_pool).await).await;
+            // Its release goes on in a task of its own and would be in the way of the others.
+            while sqlx_pool.num_idle() == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        block(&mut control, async || timed(&mut other).await).await;
+        block(&mut held, async || timed(&mut bare).await).await;
+        block(&mut ours, async || timed(&pool).await).await;
     }
-    // Apart, for its release goes on in a task of its own and would be in the way of the others.
-    for _ in 0..ROUNDS {
-        theirs.push(timed(&sqlx_pool).await);
-    }
-    let (ours, held, theirs) = (median(ours), median(held), median(theirs));
+    let (ours, held, control, theirs) = (median(ours), median(held), median(control), median(theirs));
     println!("warm query: pool {ours:.1} us, held connection {held:.1} us, ratio {:.3} (bar 1.05)", ours / held);
+    println!("warm query: another held connection {control:.1} us, ratio {:.3}: the error here", control / held);
     println!("warm query: pool {ours:.1} us, sqlx::Pool {theirs:.1} us, ratio {:.3} (bar 0.5)", ours / theirs);
 
     let started = Instant::now();
@@ -54,6 +66,12 @@ async fn run() {
     }
     let each = started.elapsed() / ACQUIRES;
     println!("warm acquire and release: {} ns (bar 300 ns)", each.as_nanos());
+}
+
+async fn block(times: &mut Vec<Duration>, mut call: impl AsyncFnMut() -> Duration) {
+    for _ in 0..BLOCK {
+        times.push(call().await);
+    }
 }
 
 async fn timed<'e>(executor: impl Executor<'e, Database = Postgres>) -> Duration {
