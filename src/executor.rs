@@ -14,7 +14,6 @@ use crate::backoff::Backoff;
 use crate::connection::{Failure, ProxyConnection};
 use crate::deadline::Budget;
 use crate::engine::{Answer, Call, Engine};
-use crate::error::Error;
 use crate::outcome::{Outcome, Reaction};
 use crate::pool::{Fence, Pool};
 use crate::statement::may_leave_part;
@@ -42,13 +41,15 @@ struct Attempts<'p, DB: Engine> {
     made: u32,
     failures: Backoff,
     throttling: Backoff,
+    /// The last attempt that may have written: what is reported unless a later one succeeds.
+    lost: Option<Failure>,
 }
 
 impl<'p, DB: Engine> Attempts<'p, DB> {
     fn new(pool: &'p Pool<DB>) -> Self {
         let failures = Backoff::for_failures(pool.random());
         let throttling = Backoff::for_throttling(pool.random());
-        Attempts { pool, budget: pool.budget(), made: 0, failures, throttling }
+        Attempts { pool, budget: pool.budget(), made: 0, failures, throttling, lost: None }
     }
 
     /// Whether a statement whose answer was lost may be sent again; `None` for a call that runs nothing.
@@ -56,7 +57,7 @@ impl<'p, DB: Engine> Attempts<'p, DB> {
         self.pool.is_idempotent() || sql.is_none_or(DB::cannot_write)
     }
 
-    async fn connection(&mut self, sql: Option<&str>) -> Result<ProxyConnection<DB>, Error> {
+    async fn connection(&mut self, sql: Option<&str>) -> Result<ProxyConnection<DB>, SqlxError> {
         let budget = match self.made {
             0 => self.budget,
             // Without a deadline each attempt may wait as long as the first.
@@ -65,7 +66,20 @@ impl<'p, DB: Engine> Attempts<'p, DB> {
         };
         self.made += 1;
         let fence = || if self.may_repeat_unknown(sql) { Fence::Request } else { Fence::Probe };
-        self.pool.checkout(&budget, &fence).await
+        match self.pool.checkout(&budget, &fence).await {
+            Ok(connection) => Ok(connection),
+            Err(error) => Err(self.lost.take().map_or_else(|| error.into(), |lost| self.said(lost))),
+        }
+    }
+
+    /// What is said of a call whose last attempt ended with `failure`: an earlier one may have done its work.
+    fn report(&mut self, failure: Failure) -> SqlxError {
+        let lost = self.lost.take().filter(|_| failure.verdict().outcome != Outcome::Unknown);
+        self.said(lost.unwrap_or(failure))
+    }
+
+    fn said(&self, failure: Failure) -> SqlxError {
+        failure.into_sqlx(|error| self.pool.effort(error, &self.budget, self.made))
     }
 
     /// Waits and returns `None` if the statement may be sent again; the error to return if not.
@@ -85,7 +99,10 @@ impl<'p, DB: Engine> Attempts<'p, DB> {
         let resume = clock.monotonic() + pause.unwrap_or_default();
         let in_time = self.budget.until.is_none_or(|until| resume + self.pool.config().min_attempt() <= until);
         if pause.is_none() || !safe || !in_time || self.made >= MAX_ATTEMPTS {
-            return Some(failure.into_sqlx(|error| self.pool.effort(error, &self.budget, self.made)));
+            return Some(self.report(failure));
+        }
+        if verdict.outcome == Outcome::Unknown && sql.is_some_and(|sql| !DB::cannot_write(sql)) {
+            self.lost = Some(failure);
         }
         self.pool.counters().retries.increment();
         tracing::info!(attempt = self.made, code = verdict.code, outcome = %verdict.outcome, "sending a statement again");
@@ -193,7 +210,7 @@ impl<'p, DB: Engine> Executor<'p> for &'p Pool<DB> {
                 drop(connection);
                 let Some(failure) = failed else { break };
                 if begun {
-                    Err(failure.into_sqlx(|error| self.effort(error, &attempts.budget, attempts.made)))?;
+                    Err(attempts.report(failure))?;
                     break;
                 }
                 if let Some(error) = attempts.again(failure, Some(call.text())).await {

@@ -8,6 +8,7 @@ mod clients;
 mod dropped;
 mod emulator;
 mod executor;
+mod hostile;
 mod lambda;
 mod lost;
 mod secrets;
