@@ -38,6 +38,19 @@ pub(crate) struct Bounds {
     pub(crate) watch: Option<DriverSocket>,
 }
 
+impl From<Option<Instant>> for Bounds {
+    fn from(until: Option<Instant>) -> Self {
+        Bounds { until, ..Bounds::default() }
+    }
+}
+
+impl Bounds {
+    /// Whether the last instant has passed already.
+    pub(crate) fn is_over(&self, clock: &dyn Clock) -> bool {
+        self.until.is_some_and(|until| until <= clock.monotonic())
+    }
+}
+
 /// Polls `answer` to its end within `bounds`.
 ///
 /// A timer that fires late says nothing about the peer: what arrived during a freeze is delivered first, and the same

@@ -133,6 +133,10 @@ impl<DB: Engine> ProxyConnection<DB> {
             let access = self.pool.config().access();
             let pool = self.pool.clone();
             let live = self.live();
+            if Bounds::from(until).is_over(pool.clock()) {
+                yield Err(Failure::new(Trouble::Unsent, |error| DB::judge_statement(error, access), live));
+                return;
+            }
             let mut watch = live.start();
             let mut ended = None;
             {
@@ -193,6 +197,14 @@ impl Failure {
     fn new<DB: Engine>(trouble: Trouble, judge: impl FnOnce(&SqlxError) -> Verdict, live: &mut Live<DB>) -> Self {
         let verdict = match &trouble {
             Trouble::Driver(error) => judge(error),
+            Trouble::Unsent => Verdict {
+                kind: ErrorKind::Deadline,
+                code: "deadline.unsent",
+                outcome: Outcome::NotSent,
+                reaction: Reaction::Surface,
+                keep: true,
+                hint: None,
+            },
             Trouble::TimedOut => Verdict {
                 kind: ErrorKind::Deadline,
                 code: "deadline.statement",
@@ -218,9 +230,23 @@ impl Failure {
         &self.verdict
     }
 
+    /// What silence means depends on what was asked; of errors the engine has said so already.
+    fn verdict_in(&self, phase: Phase) -> Verdict {
+        let verdict = self.verdict;
+        match (&self.trouble, phase) {
+            (Trouble::Driver(_), _) => verdict,
+            (Trouble::TimedOut | Trouble::Unreachable, Phase::Begin) => {
+                Verdict { outcome: Outcome::NotExecuted, hint: None, ..verdict }
+            }
+            (Trouble::TimedOut | Trouble::Unreachable, Phase::Commit) => Verdict { code: "commit.unknown", ..verdict },
+            (_, Phase::Rollback) => Verdict { outcome: Outcome::RolledBack, hint: None, ..verdict },
+            _ => verdict,
+        }
+    }
+
     /// Our error, whatever the cause: for calls that return it.
     pub(crate) fn into_error(self, phase: Phase) -> Error {
-        let Verdict { kind, code, outcome, hint, .. } = self.verdict;
+        let Verdict { kind, code, outcome, hint, .. } = self.verdict_in(phase);
         let message = match (kind, phase) {
             (ErrorKind::Deadline, _) => "the deadline was reached",
             (ErrorKind::Lost, _) => "the connection was lost",
@@ -234,7 +260,7 @@ impl Failure {
         }
         match self.trouble {
             Trouble::Driver(cause) => error.caused_by_driver(cause),
-            Trouble::TimedOut | Trouble::Unreachable => error,
+            Trouble::Unsent | Trouble::TimedOut | Trouble::Unreachable => error,
         }
     }
 

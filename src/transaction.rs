@@ -10,8 +10,8 @@ use crate::backoff::Backoff;
 use crate::connection::{Failure, ProxyConnection};
 use crate::deadline::Budget;
 use crate::engine::{Answer, Call, Engine};
-use crate::error::Error;
-use crate::outcome::{Phase, Reaction};
+use crate::error::{Error, ErrorKind};
+use crate::outcome::{Outcome, Phase, Reaction};
 use crate::pool::{Fence, Pool};
 
 /// A BEGIN is sent this often at most, the first time included.
@@ -105,7 +105,7 @@ impl<DB: Engine> ProxyTransaction<DB> {
     /// Outcome [`RolledBack`](crate::Outcome::RolledBack) where the server refused, for a deferred constraint, a
     /// serialization failure, or because an earlier statement had failed (`commit.aborted`; plain sqlx reports success
     /// there). Outcome [`Unknown`](crate::Outcome::Unknown) where the answer was lost (`commit.unknown`): it may be
-    /// committed.
+    /// committed. Outcome [`NotSent`](crate::Outcome::NotSent) where the deadline had passed before: it is undone.
     ///
     /// # Cancel safety
     /// None: dropping the future while the commit is under way leaves its outcome unknown. The connection is closed and one
@@ -136,8 +136,8 @@ impl<DB: Engine> ProxyTransaction<DB> {
     fn ended(mut self, result: Result<(), Failure>, phase: Phase, budget: &Budget) -> Result<(), Error> {
         self.open = match &result {
             Ok(()) => false,
-            // The server answered and ended it, or the connection is spoiled already.
-            Err(failure) => !failure.verdict().keep,
+            // The server answered and ended it, or the connection is spoiled already, or nobody asked the server.
+            Err(failure) => !failure.verdict().keep || failure.verdict().outcome == Outcome::NotSent,
         };
         result.map_err(|failure| self.connection.pool().effort(failure.into_error(phase), budget, 1))
     }

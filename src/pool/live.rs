@@ -46,6 +46,8 @@ pub(crate) struct Condition {
 pub(crate) enum Trouble {
     /// The driver returned an error.
     Driver(SqlxError),
+    /// The deadline had passed before anything was sent.
+    Unsent,
     /// The deadline came first.
     TimedOut,
     /// The kernel gave up on the peer.
@@ -155,6 +157,9 @@ impl<DB: Engine> Live<DB> {
         bounds: Bounds,
         call: impl for<'c> FnOnce(&'c mut DB::Connection) -> Answer<'c, T>,
     ) -> Result<T, Trouble> {
+        if bounds.is_over(clock) {
+            return Err(Trouble::Unsent);
+        }
         let bounds = Bounds { watch: self.start(), ..bounds };
         let ended = attend(clock, bounds, call(&mut self.connection)).await;
         let answer = self.condition.ended(ended)?;

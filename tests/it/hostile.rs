@@ -81,3 +81,55 @@ async fn a_statement_that_may_have_run_is_unknown_even_if_it_could_not_be_sent_a
     }
 }
 
+#[tokio::test]
+async fn nothing_is_sent_after_the_deadline_of_a_held_connection() {
+    let Some((world, pool)) = with_table().await else { return };
+    let handle = pool.by(20 * SECOND);
+    let mut connection = handle.acquire().await.unwrap();
+    let mut transaction = handle.begin().await.unwrap();
+    sqlx::raw_sql("INSERT INTO written VALUES (1)").execute(&mut transaction).await.unwrap();
+    world.clock.advance(30 * SECOND);
+    let mark = world.statements().len();
+
+    let insert = || sqlx::raw_sql("INSERT INTO written VALUES (2)");
+    let executed = insert().execute(&mut connection).await.map(drop);
+    let streamed = insert().fetch(&mut connection).try_collect::<Vec<_>>().await.map(drop);
+    for result in [executed, streamed] {
+        let error = result.unwrap_err();
+        let ours = Error::find(&error).expect("ours");
+        assert_eq!((ours.kind(), ours.outcome()), (ErrorKind::Deadline, Outcome::NotSent), "{ours:#}");
+    }
+    drop(connection);
+    let error = transaction.commit().await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Deadline, Outcome::NotSent), "{error:#}");
+    let written: i64 = sqlx::query_scalar("SELECT count(*) FROM written").fetch_one(&pool).await.unwrap();
+    assert_eq!(written, 0);
+    let sent = &world.statements()[mark..];
+    assert!(!sent.iter().any(|sql| sql.contains("INSERT") || sql.contains("COMMIT")), "{sent:?}");
+}
+
+#[tokio::test]
+async fn an_opening_or_rollback_that_is_not_answered_in_time_left_nothing() {
+    let Some(world) = World::start().await else { return };
+    let pool = ProxyPool::new(world.config().max_idle(2).build().unwrap()).unwrap();
+    futures::future::join(pool.warm(), pool.warm()).await.0.unwrap();
+    let transaction = pool.by(2 * SECOND).begin().await.unwrap();
+    world.stop_answering(true);
+    let error = pool.by(SECOND).begin().await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Deadline, Outcome::NotExecuted), "{error:#}");
+    let error = transaction.rollback().await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Deadline, Outcome::RolledBack), "{error:#}");
+}
+
+#[tokio::test]
+async fn a_commit_that_is_not_answered_in_time_has_the_code_of_an_unknown_commit() {
+    let Some(world) = World::start().await else { return };
+    let pool = world.pool();
+    pool.warm().await.unwrap();
+    let transaction = pool.by(SECOND).begin().await.unwrap();
+    world.stop_answering(true);
+    let error = transaction.commit().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Deadline, "{error:#}");
+    assert_eq!((error.code(), error.outcome()), ("commit.unknown", Outcome::Unknown), "{error:#}");
+}
+
