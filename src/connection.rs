@@ -1,13 +1,14 @@
 //! A connection on loan from the pool.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use sqlx_core::Either;
 use sqlx_core::error::Error as SqlxError;
 
 use crate::attend::{Bounds, attend};
+use crate::deadline::Budget;
 use crate::engine::{Answer, Call, Engine};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{Outcome, Phase, Reaction, Verdict};
@@ -68,6 +69,12 @@ impl<DB: Engine> ProxyConnection<DB> {
         &self.pool
     }
 
+    /// How long the first answer of this connection may take, if it was idle for long and none has come since.
+    pub(crate) fn patience(&mut self, budget: &Budget) -> Option<Duration> {
+        let patience = self.pool.patience(budget);
+        self.live().is_unproven().then_some(patience)
+    }
+
     /// Makes sure that this connection is closed, not pooled.
     pub(crate) fn spoil(&mut self) {
         self.live().spoil();
@@ -76,11 +83,11 @@ impl<DB: Engine> ProxyConnection<DB> {
     /// Runs one driver call and heeds what became of it.
     pub(crate) async fn drive<T>(
         &mut self,
-        until: Option<Instant>,
+        bounds: impl Into<Bounds>,
         judge: impl FnOnce(&SqlxError) -> Verdict,
         call: impl for<'c> FnOnce(&'c mut DB::Connection) -> Answer<'c, T>,
     ) -> Result<T, Failure> {
-        let bounds = Bounds { until, ..Bounds::default() };
+        let bounds = bounds.into();
         // Not `self.clock()`: the clock must not borrow what the driver call borrows.
         let pool = self.pool.clone();
         let live = self.live();

@@ -6,6 +6,7 @@ use futures_util::TryStreamExt;
 use sqlx_core::error::Error as SqlxError;
 use sqlx_core::sql_str::{SqlSafeStr, SqlStr};
 
+use crate::attend::Bounds;
 use crate::backoff::Backoff;
 use crate::connection::{Failure, ProxyConnection};
 use crate::deadline::Budget;
@@ -60,9 +61,10 @@ impl<DB: Engine> Pool<DB> {
         let mut throttling = Backoff::for_throttling(self.random());
         for attempt in 1.. {
             let mut connection = self.checkout(&budget, &|| Fence::Request).await?;
-            let until = Some(budget.acquire_until);
+            let patience = connection.patience(&budget);
+            let bounds = Bounds { until: Some(budget.acquire_until), patience, watch: None };
             let judge = |error: &SqlxError| DB::judge_begin(error, access);
-            let begin = connection.drive(until, judge, |live| simple::<DB>(live, DB::begin_sql(access)));
+            let begin = connection.drive(bounds, judge, |live| simple::<DB>(live, DB::begin_sql(access)));
             let failure = match begin.await {
                 Ok(()) => return Ok(ProxyTransaction { connection, open: true }),
                 Err(failure) => failure,
@@ -70,6 +72,8 @@ impl<DB: Engine> Pool<DB> {
             drop(connection);
             let verdict = *failure.verdict();
             let pause = match verdict.reaction {
+                // A session that was silent after a gap; where the time is up, it ends below.
+                Reaction::Surface if verdict.kind == ErrorKind::Deadline => failures.next(),
                 Reaction::Reconnect | Reaction::BackOff if attempt == 1 => Some(Default::default()),
                 Reaction::Reconnect | Reaction::BackOff => failures.next(),
                 Reaction::Throttle => throttling.next(),

@@ -105,7 +105,8 @@ settings! {
     /// A connection that was not used for longer than this is looked at before it is trusted.
     validate_after: Duration = secs(1), Duration::ZERO..=secs(3600), "Default 1 s; 0 to 1 h.";
 
-    /// The longest a connection may take to answer the question whether it is still good.
+    /// The longest a connection may take to answer the question whether it is still good; never more than half of the
+    /// time that is left, so that it can be replaced.
     ping_timeout: Duration = secs(2), ms(10)..=secs(60), "Default 2 s; 10 ms to 60 s.";
 
     /// A connection that was not used for longer than this is replaced.

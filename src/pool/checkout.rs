@@ -1,6 +1,6 @@
 //! Getting a connection: wait for a place, take an idle one that can be trusted, or open one.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, Id, TryCurrentError};
 
@@ -79,7 +79,7 @@ impl<DB: Engine> Pool<DB> {
 
     /// One bounded round trip: the session answers, can write if it must, and is in no transaction.
     async fn proves_itself(&self, live: &mut Live<DB>, budget: &Budget) -> bool {
-        let patience = Some(self.config().ping_timeout());
+        let patience = Some(self.patience(budget));
         let bounds = Bounds { until: Some(budget.acquire_until), patience, watch: None };
         self.shared.counters.probes.increment();
         match live.probe(self.clock(), bounds).await {
@@ -88,6 +88,12 @@ impl<DB: Engine> Pool<DB> {
             }
             None => false,
         }
+    }
+
+    /// How long a session that was idle may take to answer: a silent one must leave time to replace it.
+    pub(crate) fn patience(&self, budget: &Budget) -> Duration {
+        let left = budget.acquire_until.saturating_duration_since(self.clock().monotonic());
+        self.config().ping_timeout().min(left / 2)
     }
 
     /// Opens a connection, again and again while that is useful and there is time.

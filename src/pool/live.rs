@@ -208,6 +208,10 @@ impl<DB: Engine> Live<DB> {
         self.condition.spoiled = true;
     }
 
+    pub(crate) fn is_unproven(&self) -> bool {
+        self.condition.unproven
+    }
+
     pub(crate) fn is_lent(&self) -> bool {
         self.condition.lent
     }

@@ -133,3 +133,38 @@ async fn a_commit_that_is_not_answered_in_time_has_the_code_of_an_unknown_commit
     assert_eq!((error.code(), error.outcome()), ("commit.unknown", Outcome::Unknown), "{error:#}");
 }
 
+/// The sessions that exist lead to a server that takes bytes and never answers, as long as what is returned lives; new
+/// ones to a good one.
+async fn silence_existing(world: &World) -> Option<tokio::net::TcpListener> {
+    let database = Postgres::shared().await?;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    world.proxy().set_backend(Backend::new(silent.local_addr().unwrap()), Existing::Move);
+    let url = url::Url::parse(&database.url).unwrap();
+    let host = (url.host_str().unwrap_or("localhost"), url.port().unwrap_or(5432));
+    let address = tokio::net::lookup_host(host).await.unwrap().next().unwrap();
+    let good = Backend::new(address).login(url.username(), url.password().unwrap_or_default());
+    world.proxy().set_backend(good, Existing::Stay);
+    Some(silent)
+}
+
+#[tokio::test]
+async fn a_silent_session_is_replaced_within_the_acquire_timeout() {
+    let Some(world) = World::start().await else { return };
+    let pool = ProxyPool::new(world.config().acquire_timeout(2 * SECOND).build().unwrap()).unwrap();
+    pool.warm().await.unwrap();
+    let _silent = silence_existing(&world).await;
+    world.clock.advance(60 * SECOND);
+    pool.acquire().await.unwrap();
+    assert_eq!(pool.status().connects, 2);
+}
+
+#[tokio::test]
+async fn a_silent_session_is_replaced_before_a_transaction() {
+    let Some(world) = World::start().await else { return };
+    let pool = ProxyPool::new(world.config().acquire_timeout(2 * SECOND).build().unwrap()).unwrap();
+    pool.warm().await.unwrap();
+    let _silent = silence_existing(&world).await;
+    world.clock.advance(60 * SECOND);
+    pool.begin().await.unwrap().rollback().await.unwrap();
+    assert_eq!(pool.status().connects, 2);
+}
