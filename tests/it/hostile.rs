@@ -133,6 +133,74 @@ async fn a_commit_that_is_not_answered_in_time_has_the_code_of_an_unknown_commit
     assert_eq!((error.code(), error.outcome()), ("commit.unknown", Outcome::Unknown), "{error:#}");
 }
 
+#[tokio::test]
+async fn a_table_that_changed_under_a_prepared_statement_is_not_noticed() {
+    let Some((_world, pool)) = with_table().await else { return };
+    let select = || sqlx::query("SELECT * FROM written");
+    select().fetch_all(&pool).await.unwrap();
+    sqlx::raw_sql("ALTER TABLE written ADD COLUMN m int").execute(&pool).await.unwrap();
+    select().fetch_all(&pool).await.unwrap();
+
+    sqlx::raw_sql("ALTER TABLE written ADD COLUMN o int").execute(&pool).await.unwrap();
+    let mut connection = pool.acquire().await.unwrap();
+    let error = select().fetch_all(&mut connection).await.unwrap_err();
+    assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("0A000"));
+    drop(connection);
+    assert_eq!(pool.status().open, 0, "its statements are stale");
+}
+
+#[tokio::test]
+async fn a_commit_answered_with_a_code_for_unknown_is_unknown() {
+    let Some((_world, pool)) = with_table().await else { return };
+    for code in ["08007", "40003"] {
+        let trigger = format!(
+            "DROP TABLE IF EXISTS odd; CREATE TABLE odd (n int); \
+             CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{code}'; END $$; \
+             CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON odd DEFERRABLE INITIALLY DEFERRED \
+             FOR EACH ROW EXECUTE FUNCTION refuse()"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(trigger)).execute(&pool).await.unwrap();
+        let mut transaction = pool.begin().await.unwrap();
+        sqlx::query("INSERT INTO odd VALUES (1)").execute(&mut transaction).await.unwrap();
+        let error = transaction.commit().await.unwrap_err();
+        assert_eq!((error.code(), error.outcome()), ("commit.unknown", Outcome::Unknown), "{code}");
+    }
+}
+
+/// A server without TLS that refuses the first login with `code` and counts those that follow.
+async fn refuses_first(code: &'static str) -> (u16, Arc<AtomicU32>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, logins) = (server.local_addr().unwrap().port(), Arc::new(AtomicU32::new(0)));
+    let count = Arc::clone(&logins);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = server.accept().await {
+            let _ = client.read(&mut [0; 1024]).await;
+            // The second is told that its password is wrong, which ends the matter.
+            let code = if count.fetch_add(1, Ordering::SeqCst) == 0 { code } else { "28P01" };
+            let fields = format!("SFATAL\0VFATAL\0C{code}\0Mno\0\0");
+            let mut answer = vec![b'E'];
+            answer.extend(u32::try_from(fields.len() + 4).unwrap().to_be_bytes());
+            answer.extend(fields.as_bytes());
+            let _ = client.write_all(&answer).await;
+        }
+    });
+    (port, logins)
+}
+
+#[tokio::test]
+async fn a_login_that_failed_for_a_passing_reason_is_tried_again() {
+    for code in ["57014", "08006", "XX000", "58000"] {
+        let (port, logins) = refuses_first(code).await;
+        let endpoint = format!("localhost:{port}");
+        let config = ProxyConfig::builder().endpoint(endpoint).user("app").password("secret").database("app");
+        let pool = ProxyPool::new(config.danger_disable_tls().build().unwrap()).unwrap();
+        let error = pool.acquire().await.unwrap_err();
+        assert_eq!((logins.load(Ordering::SeqCst), error.code()), (2, "auth.refused"), "{code}: {error:#}");
+    }
+}
+
 /// The sessions that exist lead to a server that takes bytes and never answers, as long as what is returned lives; new
 /// ones to a good one.
 async fn silence_existing(world: &World) -> Option<tokio::net::TcpListener> {

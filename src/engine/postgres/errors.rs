@@ -48,6 +48,10 @@ pub(super) fn judge_connect(error: &SqlxError) -> Verdict {
             ),
             "57P03" => not_sent(Connect, "connect.starting", BackOff),
             "57P01" | "57P02" => not_sent(Connect, "connect.shutdown", BackOff),
+            // The login took the server too long, or something between here and there broke: the next may do better.
+            "57014" | "58000" | "58030" | "08001" | "08003" | "08006" | "XX000" => {
+                not_sent(Connect, "connect.server", BackOff)
+            }
             "08000" => hinted(
                 not_sent(Throttled, "throttled.borrow", Throttle),
                 "the proxy found no database connection in time: the database is failing over, or sessions pin, or its \
@@ -105,8 +109,12 @@ pub(super) fn judge_statement(error: &SqlxError, access: Access) -> Verdict {
                 code: "throttled.borrow",
                 ..server(Outcome::NotExecuted, Reaction::Throttle, true)
             },
-            // Made by a pooler that lost its server, or that cannot follow the protocol.
-            "08000" | "08003" | "08006" | "08P01" | "XX000" => server(Outcome::Unknown, Reaction::Surface, false),
+            // Made by a pooler that lost its server, or that cannot follow the protocol, or that says so itself.
+            "08000" | "08003" | "08006" | "08007" | "08P01" | "40003" | "XX000" => {
+                server(Outcome::Unknown, Reaction::Surface, false)
+            }
+            // A statement that was prepared on this connection is not what the driver takes it for any more.
+            _ if is_stale(error) => server(Outcome::NotExecuted, Reaction::Reconnect, false),
             _ => server(Outcome::RolledBack, Reaction::Surface, true),
         },
         SqlxError::Io(_) => LOST,
@@ -168,6 +176,15 @@ fn code(error: &SqlxError) -> String {
 
 fn message(error: &SqlxError) -> &str {
     error.as_database_error().map(|error| error.message()).unwrap_or_default()
+}
+
+/// The schema changed under a prepared statement, or a pooler mixed up the driver's statements.
+fn is_stale(error: &SqlxError) -> bool {
+    match code(error).as_str() {
+        "0A000" => message(error).contains("cached plan must not change result type"),
+        "26000" | "42P05" => message(error).contains("sqlx_s_"),
+        _ => false,
+    }
 }
 
 fn is_fatal(error: &SqlxError) -> bool {
