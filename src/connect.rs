@@ -89,7 +89,8 @@ impl<DB: Engine> Connector<DB> {
         }
     }
 
-    /// Connects and logs in by `until`; never with the token that was `refused` before.
+    /// Gets a token and logs in by `until`, the latter within the connect timeout; never with the token that was `refused`
+    /// before.
     pub(crate) async fn attempt(
         &self,
         clock: &dyn Clock,
@@ -106,11 +107,12 @@ impl<DB: Engine> Connector<DB> {
         let progress = ConnectProgress::default();
         let host = self.config.endpoint().host();
         let target = Target { host, port: self.port, syn_limit: self.config.syn_timeout() };
+        let until = until.min(clock.monotonic() + self.config.connect_timeout());
         let bounds = Bounds { until: Some(until), ..Bounds::default() };
         match attend(clock, bounds, connect_watched(options.connect(), target, clock, &progress)).await {
             Ended::Answer(socket::Connected { output, socket, times }) => match output {
                 Ok(connection) => Ok(Connected { connection, socket, times }),
-                Err(error) => Err(self.explain(error, phase(&progress), clock, token)),
+                Err(error) => Err(self.explain(error, phase(&progress), clock, token, refused.is_none())),
             },
             Ended::TimedOut | Ended::Unreachable => {
                 let error = Error::new(ErrorKind::Connect, "connect.slow", "one attempt to connect took too long");
@@ -146,6 +148,7 @@ impl<DB: Engine> Connector<DB> {
         phase: Phase,
         clock: &dyn Clock,
         token: Option<(&TokenCache, Token, Origin)>,
+        first: bool,
     ) -> Refused {
         let Verdict { kind, code, mut reaction, hint, .. } = DB::judge_connect(&error);
         let message = match kind {
@@ -158,8 +161,9 @@ impl<DB: Engine> Connector<DB> {
         let mut turned_down = None;
         if reaction == Reaction::NewToken {
             match token {
-                // It was good when it was taken from the cache, or it aged while the process was frozen.
-                Some((_, token, origin)) if origin == Origin::Cached || !token.is_good_at(clock.now()) => {
+                // It was good when it was taken from the cache, or it aged while the process was frozen. The one that
+                // follows was signed from fresh credentials, by this call or by another: there is no use in a third.
+                Some((_, token, origin)) if first && (origin == Origin::Cached || !token.is_good_at(clock.now())) => {
                     turned_down = Some(token);
                 }
                 Some((tokens, token, _)) => {

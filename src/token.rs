@@ -1,11 +1,13 @@
 //! The IAM token: signed when a connection needs one, kept while it is certain to be good, one signer at a time.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use futures_util::future::{Either, select};
 use tokio::sync::Mutex;
 
 use crate::clock::{Clock, Gap, Reading};
@@ -18,6 +20,9 @@ use crate::sign::sign;
 const VALIDITY: Duration = Duration::from_secs(15 * 60);
 /// Kept back for the login itself and for clocks that disagree a little.
 const RESERVE: Duration = Duration::from_secs(60);
+
+/// How long a caller waits for another who is signing. That one's future may be one that nobody polls.
+const SIGNER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A signed token and what is known of its life.
 #[derive(Clone, Debug)]
@@ -61,7 +66,7 @@ pub(crate) struct Login {
     pub(crate) user: String,
 }
 
-/// Hands out tokens; at most one is being signed at any time.
+/// Hands out tokens; one is being signed at a time, unless that takes long.
 #[derive(Debug)]
 pub(crate) struct TokenCache {
     provider: SharedCredentialsProvider,
@@ -82,9 +87,12 @@ impl TokenCache {
 
     /// A token that a login starting now can present; never the `refused` one.
     ///
-    /// Dropping the future leaves the cache as it was.
+    /// Dropping the future lets the next caller sign.
     pub(crate) async fn get(&self, clock: &dyn Clock, refused: Option<&Token>) -> Result<(Token, Origin), Error> {
-        let mut cached = self.cached.lock().await;
+        let patience = clock.sleep_until(clock.monotonic() + SIGNER_PATIENCE);
+        let Either::Left((mut cached, _)) = select(pin!(self.cached.lock()), patience).await else {
+            return Ok((self.sign(clock).await?, Origin::Signed));
+        };
         if let Some(refused) = refused {
             cached.take_if(|token| token.serial == refused.serial);
         }

@@ -111,7 +111,7 @@ impl<DB: Engine> Pool<DB> {
                 return Err(self.out_of_time(phase, budget, attempts, last));
             }
             attempts += 1;
-            let until = budget.acquire_until.min(now + self.config().connect_timeout());
+            let until = budget.acquire_until;
             let Refused { error, reaction, token } =
                 match self.shared.connector.attempt(self.clock(), until, refused.as_ref()).await {
                     Ok(connected) => return Ok(self.shared.connected(connected, runtime, open, attempts)),

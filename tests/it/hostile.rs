@@ -168,6 +168,46 @@ async fn a_commit_answered_with_a_code_for_unknown_is_unknown() {
     }
 }
 
+#[tokio::test]
+async fn a_signer_that_nobody_polls_does_not_hold_up_the_others() {
+    let Some(world) = World::start().await else { return };
+    let provide = |asked| match asked {
+        1 => pending().boxed(),
+        _ => async { credentials() }.boxed(),
+    };
+    let config = world.config().credentials_provider(Provider::new(provide)).acquire_timeout(5 * SECOND);
+    let pool = ProxyPool::new(config.build().unwrap()).unwrap();
+    let mut stuck = Box::pin(pool.acquire());
+    assert!(futures::poll!(&mut stuck).is_pending());
+    pool.acquire().await.unwrap();
+}
+
+#[tokio::test]
+async fn credentials_about_to_expire_that_are_refused_are_refused_at_once() {
+    let Some(world) = World::start().await else { return };
+    let wrong = World::wrong_credentials();
+    let expiry = Some(world.clock.wall() + 30 * SECOND);
+    let session = wrong.session_token().map(str::to_owned);
+    let wrong = Credentials::new(wrong.access_key_id(), wrong.secret_access_key(), session, expiry, "test");
+    let config = world.config().credentials_provider(wrong).acquire_timeout(2 * SECOND).build().unwrap();
+    let error = ProxyPool::new(config).unwrap().acquire().await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Auth, "auth.refused"), "{error:#}");
+    assert!(error.attempts() <= 2, "{error:#}");
+}
+
+#[tokio::test]
+async fn a_refused_token_is_replaced_once_by_each_of_many_who_connect_together() {
+    let Some(world) = World::start().await else { return };
+    let pool = ProxyPool::new(world.config().max_idle(6).build().unwrap()).unwrap();
+    pool.warm().await.unwrap();
+    world.rotate_keys();
+    world.cut_all().await;
+    world.clock.advance(60 * SECOND);
+    let refused = futures::future::join_all((0..6).map(|_| pool.acquire())).await;
+    let attempts: Vec<_> = refused.into_iter().map(|refused| refused.unwrap_err().attempts()).collect();
+    assert!(attempts.iter().all(|attempts| *attempts <= 2), "{attempts:?}");
+}
+
 /// A server without TLS that refuses the first login with `code` and counts those that follow.
 async fn refuses_first(code: &'static str) -> (u16, Arc<AtomicU32>) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -199,6 +239,30 @@ async fn a_login_that_failed_for_a_passing_reason_is_tried_again() {
         let error = pool.acquire().await.unwrap_err();
         assert_eq!((logins.load(Ordering::SeqCst), error.code()), (2, "auth.refused"), "{code}: {error:#}");
     }
+}
+
+#[tokio::test]
+async fn a_slow_provider_does_not_spend_the_time_of_connecting() {
+    let Some(world) = World::start().await else { return };
+    let clock = world.clock.clone();
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&asked);
+    // Takes two seconds of the pool's time.
+    let provide = move |_| {
+        let clock = clock.clone();
+        count.fetch_add(1, Ordering::Relaxed);
+        let slow = async move {
+            for _ in 0..5 {
+                clock.advance(Duration::from_millis(400));
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            credentials()
+        };
+        slow.boxed()
+    };
+    let config = world.config().credentials_provider(Provider::new(provide)).connect_timeout(SECOND).build().unwrap();
+    ProxyPool::new(config).unwrap().acquire().await.unwrap();
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
 }
 
 /// The sessions that exist lead to a server that takes bytes and never answers, as long as what is returned lives; new
