@@ -231,14 +231,30 @@ impl<DB: Engine> Pool<DB> {
             return self.shared.discarded("its state is not known");
         }
         live.released(self.clock().now());
-        let wanted = self.config().max_idle() + self.shared.slots.waiting();
         let mut idle = self.shared.idle();
-        if idle.len() < wanted && !self.shared.slots.is_closed() {
-            idle.push(live);
-            return;
+        if self.shared.slots.is_closed() {
+            drop(idle);
+            return self.shared.discarded("the pool is closed");
         }
+        // One that no task of this runtime can use makes room.
+        let full = idle.len() >= self.wanted();
+        let stranger = if full { idle.iter().position(|other| !other.is_neighbour_of(&live)) } else { None };
+        let surplus = match stranger.map(|at| idle.remove(at)) {
+            None if full => Some(live),
+            surplus => {
+                idle.push(live);
+                surplus
+            }
+        };
         drop(idle);
-        self.shared.discarded("more than are kept");
+        if surplus.is_some() {
+            self.shared.discarded("more than are kept");
+        }
+    }
+
+    /// How many idle connections are of use: those to be kept, and one for each caller who waits.
+    fn wanted(&self) -> usize {
+        self.config().max_idle() + self.shared.slots.waiting()
     }
 }
 

@@ -115,6 +115,11 @@ impl<DB: Engine> Live<DB> {
         self.runtime == runtime
     }
 
+    /// Whether both live in the same runtime.
+    pub(crate) fn is_neighbour_of(&self, other: &Self) -> bool {
+        self.runtime == other.runtime
+    }
+
     pub(crate) fn released(&mut self, now: Reading) {
         self.last_used = now;
     }

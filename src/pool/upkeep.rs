@@ -11,7 +11,7 @@ use crate::attend::{Bounds, attend};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::pool::live::{Idle, Live};
-use crate::pool::{Fence, Pool};
+use crate::pool::{Fence, Pool, Slot};
 
 /// How long a goodbye to the server may take at the end of an invocation.
 const GOODBYE: Duration = Duration::from_millis(100);
@@ -38,25 +38,52 @@ impl<DB: Engine> Pool<DB> {
         let mut doubtful = Vec::new();
         let mut leaving = Vec::new();
         let Ok(runtime) = Handle::try_current() else { return };
+        let wanted = self.wanted();
         while let Some((live, idle)) = self.shared.take_idle(runtime.id()) {
             match idle {
                 Idle::Unfit(_) => leaving.push(live),
                 _ if live.is_lent() => doubtful.push(live),
+                // Kept for callers who then gave up waiting; the newest come first.
+                _ if kept.len() >= wanted => leaving.push(live),
                 _ => kept.push(live),
             }
         }
-        self.shared.idle().extend(kept.into_iter().rev());
-        for mut live in doubtful {
+        self.put_back(kept);
+        // While they are looked at or say goodbye they take up places, or more would be opened than there may be.
+        let doubtful: Vec<_> = doubtful.into_iter().filter_map(|live| self.aside(live)).collect();
+        let mut leaving: Vec<_> = leaving.into_iter().filter_map(|live| self.aside(live)).collect();
+        for (mut live, slot) in doubtful {
             if self.is_fit(&mut live).await {
                 self.release(live);
             } else {
-                leaving.push(live);
+                leaving.push((live, slot));
             }
         }
         for _ in &leaving {
             self.shared.discarded("at the end of the invocation");
         }
-        join_all(leaving.into_iter().map(|live| self.say_goodbye(live, GOODBYE))).await;
+        let goodbye = |(live, slot)| async move {
+            self.say_goodbye(live, GOODBYE).await;
+            drop::<Slot>(slot);
+        };
+        join_all(leaving.into_iter().map(goodbye)).await;
+    }
+
+    /// Gives back what was taken for a look, in the order it was in. A pool that was closed meanwhile keeps nothing.
+    fn put_back(&self, newest_first: Vec<Live<DB>>) {
+        let mut idle = self.shared.idle();
+        if !self.shared.slots.is_closed() {
+            idle.extend(newest_first.into_iter().rev());
+        }
+    }
+
+    /// A connection that was idle, with a place of its own; closed where none is free.
+    fn aside(&self, live: Live<DB>) -> Option<(Live<DB>, Slot)> {
+        let slot = self.shared.slots.try_take().ok().flatten();
+        if slot.is_none() {
+            self.shared.discarded("its place was needed");
+        }
+        slot.map(|slot| (live, slot))
     }
 
     async fn is_fit(&self, live: &mut Live<DB>) -> bool {

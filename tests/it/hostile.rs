@@ -134,6 +134,49 @@ async fn a_commit_that_is_not_answered_in_time_has_the_code_of_an_unknown_commit
 }
 
 #[tokio::test]
+async fn no_more_than_max_idle_stay_when_waiters_gave_up() {
+    let Some(world) = World::start().await else { return };
+    let pool = ProxyPool::new(world.config().max_idle(0).max_connections(1).build().unwrap()).unwrap();
+    let held = pool.acquire().await.unwrap();
+    let mut waiting = Box::pin(pool.acquire());
+    assert!(futures::poll!(&mut waiting).is_pending());
+    drop(held);
+    drop(waiting);
+    pool.settle().await;
+    assert_eq!(pool.status().open, 0);
+}
+
+#[test]
+fn a_second_runtime_keeps_its_connection_too() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let home = runtime();
+    let Some(world) = home.block_on(World::start()) else { return };
+    let pool = world.pool();
+    let (first, second) = (runtime(), runtime());
+    first.block_on(pool.warm()).unwrap();
+    second.block_on(pool.warm()).unwrap();
+    second.block_on(pool.warm()).unwrap();
+    assert_eq!(pool.status().connects, 2, "one for each runtime");
+}
+
+#[tokio::test]
+async fn a_connection_being_looked_at_by_settle_counts_against_the_maximum() {
+    let Some(world) = World::start().await else { return };
+    let pool = ProxyPool::new(world.config().max_idle(1).max_connections(1).build().unwrap()).unwrap();
+    let mut connection = pool.acquire().await.unwrap();
+    connection.lend().ping().await.unwrap();
+    drop(connection);
+    let mut settling = Box::pin(pool.settle());
+    assert!(futures::poll!(&mut settling).is_pending());
+    let mut acquiring = Box::pin(pool.acquire());
+    assert!(futures::poll!(&mut acquiring).is_pending());
+    assert_eq!(pool.status().open, 1);
+    let ((), acquired) = futures::join!(settling, acquiring);
+    drop(acquired.unwrap());
+    assert_eq!(pool.status().connects, 1, "the one that was looked at is used");
+}
+
+#[tokio::test]
 async fn a_table_that_changed_under_a_prepared_statement_is_not_noticed() {
     let Some((_world, pool)) = with_table().await else { return };
     let select = || sqlx::query("SELECT * FROM written");
