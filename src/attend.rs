@@ -62,7 +62,7 @@ pub(crate) async fn attend<T>(clock: &dyn Clock, bounds: Bounds, answer: impl Fu
     }
     let mut answer = pin!(answer);
     let limit_from = |now: Instant| {
-        let patience = bounds.patience.map(|patience| now + patience);
+        let patience = bounds.patience.and_then(|patience| now.checked_add(patience));
         [bounds.until, patience].into_iter().flatten().min()
     };
     let mut limit = limit_from(clock.monotonic());

@@ -170,7 +170,10 @@ impl<DB: Engine> Pool<DB> {
     pub async fn sqlx_pool(&self) -> Result<SqlxPool<DB>, Error> {
         let options = self.shared.connector.fresh_options(self.clock()).await?;
         let mut plain = self.shared.plain.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = &*plain {
+        if self.shared.slots.is_closed() {
+            return Err(checkout::closed(slots::Closed));
+        }
+        if let Some(pool) = plain.as_ref().filter(|pool| !pool.is_closed()) {
             pool.set_connect_options(options);
             return Ok(pool.clone());
         }

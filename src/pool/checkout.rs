@@ -56,7 +56,6 @@ impl<DB: Engine> Pool<DB> {
     }
 
     async fn slot(&self, budget: &Budget) -> Result<Slot, Error> {
-        let closed = |Closed| Error::new(ErrorKind::Closed, "closed.pool", "the pool is closed");
         if budget.acquire_until <= budget.started {
             return Err(self.out_of_time(Phase::Queue, budget, 0, None));
         }
@@ -105,6 +104,9 @@ impl<DB: Engine> Pool<DB> {
         let mut throttling = Backoff::for_throttling(self.shared.random());
         let mut last: Option<Error> = None;
         loop {
+            if self.shared.slots.is_closed() {
+                return Err(closed(Closed));
+            }
             let now = self.clock().monotonic();
             if now + self.config().min_attempt() > budget.acquire_until {
                 let phase = last.as_ref().and_then(Error::phase).unwrap_or(Phase::Tcp);
@@ -169,6 +171,10 @@ impl<DB: Engine> Pool<DB> {
         let now: Instant = self.clock().monotonic();
         error.effort_of(attempts, now.saturating_duration_since(budget.started), self.shared.counts())
     }
+}
+
+pub(super) fn closed(Closed: Closed) -> Error {
+    Error::new(ErrorKind::Closed, "closed.pool", "the pool is closed")
 }
 
 fn outside_a_runtime(error: TryCurrentError) -> Error {

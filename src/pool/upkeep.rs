@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 
 use tokio::runtime::Handle;
 
-use crate::attend::{Bounds, attend};
+use crate::attend::{Bounds, Ended, attend};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::pool::live::{Idle, Live};
@@ -100,17 +100,17 @@ impl<DB: Engine> Pool<DB> {
     /// # Cancel safety
     /// The pool stays closed; connections not yet closed are closed without a goodbye.
     pub async fn close(&self, timeout: Duration) -> bool {
-        let until = self.clock().monotonic() + timeout;
+        let bounds = Bounds { until: self.clock().monotonic().checked_add(timeout), ..Bounds::default() };
         self.shared.slots.close();
         let idle = std::mem::take(&mut *self.shared.idle());
         join_all(idle.into_iter().map(|live| self.say_goodbye(live, timeout))).await;
-        let bounds = Bounds { until: Some(until), ..Bounds::default() };
-        let plain = self.shared.plain.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(plain) = plain {
-            attend(self.clock(), bounds, plain.close()).await;
-        }
+        let plain = self.shared.plain.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let plain_closed = match plain {
+            Some(plain) => matches!(attend(self.clock(), bounds, plain.close()).await, Ended::Answer(())),
+            None => true,
+        };
         attend(self.clock(), bounds, self.shared.open.none()).await;
-        self.shared.open.get() == 0
+        plain_closed && self.shared.open.get() == 0
     }
 
     async fn say_goodbye(&self, live: Live<DB>, patience: Duration) {

@@ -134,6 +134,14 @@ async fn a_commit_that_is_not_answered_in_time_has_the_code_of_an_unknown_commit
 }
 
 #[tokio::test]
+async fn close_takes_a_timeout_without_end() {
+    let Some(world) = World::start().await else { return };
+    let pool = world.pool();
+    pool.warm().await.unwrap();
+    assert!(pool.close(Duration::MAX).await);
+}
+
+#[tokio::test]
 async fn no_more_than_max_idle_stay_when_waiters_gave_up() {
     let Some(world) = World::start().await else { return };
     let pool = ProxyPool::new(world.config().max_idle(0).max_connections(1).build().unwrap()).unwrap();
@@ -251,6 +259,20 @@ async fn a_refused_token_is_replaced_once_by_each_of_many_who_connect_together()
     assert!(attempts.iter().all(|attempts| *attempts <= 2), "{attempts:?}");
 }
 
+#[tokio::test]
+async fn a_pool_that_is_closed_stops_connecting() {
+    let Some(world) = World::start().await else { return };
+    let pool = world.pool();
+    world.refuse_connections(true).await;
+    let connecting = pool.clone();
+    let connecting = tokio::spawn(async move { connecting.acquire().await.map(drop) });
+    while pool.status().connect_failures == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(pool.close(5 * SECOND).await, "nothing is being opened any more");
+    assert_eq!(connecting.await.unwrap().unwrap_err().code(), "closed.pool");
+}
+
 /// A server without TLS that refuses the first login with `code` and counts those that follow.
 async fn refuses_first(code: &'static str) -> (u16, Arc<AtomicU32>) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -306,6 +328,17 @@ async fn a_slow_provider_does_not_spend_the_time_of_connecting() {
     let config = world.config().credentials_provider(Provider::new(provide)).connect_timeout(SECOND).build().unwrap();
     ProxyPool::new(config).unwrap().acquire().await.unwrap();
     assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn close_waits_for_the_plain_pool_and_none_is_made_afterwards() {
+    let Some(world) = World::start().await else { return };
+    let pool = world.pool();
+    let held = pool.sqlx_pool().await.unwrap().acquire().await.unwrap();
+    assert!(!pool.close(Duration::from_millis(50)).await, "one of its connections is in use");
+    assert_eq!(pool.sqlx_pool().await.unwrap_err().code(), "closed.pool");
+    drop(held);
+    assert!(pool.close(5 * SECOND).await);
 }
 
 /// The sessions that exist lead to a server that takes bytes and never answers, as long as what is returned lives; new
