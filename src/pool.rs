@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use sqlx_core::pool::{Pool as SqlxPool, PoolOptions};
 use tokio::runtime;
 
+use crate::attend::{Bounds, Ended, attend};
 use crate::clock::Clock;
 use crate::config::{ProxyConfig, ProxyConfigBuilder};
 use crate::connect::{Connected, Connector};
@@ -20,6 +21,7 @@ use crate::deadline::{Budget, Deadline, Meaning};
 use crate::engine::Engine;
 use crate::error::{Error, PoolCounts};
 use crate::observe::{Counters, Status};
+use crate::outcome::Phase;
 
 pub(crate) use checkout::Fence;
 use live::Limits;
@@ -115,7 +117,7 @@ impl<DB: Engine> Pool<DB> {
     ///
     /// Waiting, connecting, checking, the statement and any retry spend from the deadline less
     /// [`ProxyConfig::margin`] (default 250 ms), which is kept for your answer. Pass the invocation's deadline as the
-    /// Lambda context has it. A time that cannot be meant counts as none, see [`Deadline`].
+    /// Lambda context has it. A time that cannot be meant changes nothing, see [`Deadline`].
     ///
     /// Handles compose: `pool.by(deadline).idempotent()`.
     pub fn by(&self, deadline: impl Into<Deadline>) -> Self {
@@ -125,7 +127,7 @@ impl<DB: Engine> Pool<DB> {
             Meaning::Expired => Some(now.monotonic),
             Meaning::Absurd => {
                 tracing::debug!("the deadline cannot be meant and is ignored");
-                None
+                self.scope.deadline
             }
         };
         Pool { shared: Arc::clone(&self.shared), scope: Scope { deadline, ..self.scope } }
@@ -168,7 +170,12 @@ impl<DB: Engine> Pool<DB> {
     /// # Errors
     /// As [`Pool::acquire`], in the phase [`Token`](crate::Phase::Token).
     pub async fn sqlx_pool(&self) -> Result<SqlxPool<DB>, Error> {
-        let options = self.shared.connector.fresh_options(self.clock()).await?;
+        let budget = self.budget();
+        let bounds = Bounds { until: Some(budget.acquire_until), ..Bounds::default() };
+        let options = match attend(self.clock(), bounds, self.shared.connector.fresh_options(self.clock())).await {
+            Ended::Answer(options) => options?,
+            Ended::TimedOut | Ended::Unreachable => return Err(self.out_of_time(Phase::Token, &budget, 1, None)),
+        };
         let mut plain = self.shared.plain.lock().unwrap_or_else(PoisonError::into_inner);
         if self.shared.slots.is_closed() {
             return Err(checkout::closed(slots::Closed));

@@ -147,7 +147,7 @@ impl<DB: Engine> Pool<DB> {
     }
 
     /// The error for a call that ran out of time while getting a connection.
-    fn out_of_time(&self, phase: Phase, budget: &Budget, attempts: u32, last: Option<Error>) -> Error {
+    pub(super) fn out_of_time(&self, phase: Phase, budget: &Budget, attempts: u32, last: Option<Error>) -> Error {
         let code = match phase {
             Phase::Queue => "deadline.queue",
             Phase::Token => "deadline.token",

@@ -331,6 +331,16 @@ async fn a_slow_provider_does_not_spend_the_time_of_connecting() {
 }
 
 #[tokio::test]
+async fn a_plain_pool_is_not_waited_for_beyond_the_deadline() {
+    let Some(world) = World::start().await else { return };
+    let config = world.config().credentials_provider(Provider::new(|_| pending().boxed())).build().unwrap();
+    let pool = ProxyPool::new(config).unwrap().by(SECOND);
+    let made = tokio::time::timeout(5 * SECOND, pool.sqlx_pool()).await.expect("it answers");
+    let error = made.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (ErrorKind::Deadline, "deadline.token"), "{error:#}");
+}
+
+#[tokio::test]
 async fn close_waits_for_the_plain_pool_and_none_is_made_afterwards() {
     let Some(world) = World::start().await else { return };
     let pool = world.pool();
@@ -339,6 +349,15 @@ async fn close_waits_for_the_plain_pool_and_none_is_made_afterwards() {
     assert_eq!(pool.sqlx_pool().await.unwrap_err().code(), "closed.pool");
     drop(held);
     assert!(pool.close(5 * SECOND).await);
+}
+
+#[tokio::test]
+async fn a_deadline_that_cannot_be_meant_leaves_the_one_before_it() {
+    let Some(world) = World::start().await else { return };
+    let pool = ProxyPool::new(world.config().max_idle(1).max_connections(1).build().unwrap()).unwrap();
+    let _held = pool.acquire().await.unwrap();
+    let error = pool.by(SECOND).by(SystemTime::UNIX_EPOCH).acquire().await.unwrap_err();
+    assert!(error.waited() < 2 * SECOND, "{error:#}");
 }
 
 /// The sessions that exist lead to a server that takes bytes and never answers, as long as what is returned lives; new
