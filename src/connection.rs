@@ -75,6 +75,16 @@ impl<DB: Engine> ProxyConnection<DB> {
         self.live().is_unproven().then_some(patience)
     }
 
+    /// A transaction was opened by us, not by a statement of the user's.
+    pub(crate) fn begun(&mut self) {
+        self.live().begun();
+    }
+
+    /// Whether a statement of the user's has ended what was begun.
+    pub(crate) fn was_ended(&mut self) -> bool {
+        self.live().was_ended()
+    }
+
     /// Makes sure that this connection is closed, not pooled.
     pub(crate) fn spoil(&mut self) {
         self.live().spoil();

@@ -154,7 +154,8 @@ impl<DB: Engine> Pool<DB> {
 /// Statements run on one of the pool's connections each.
 ///
 /// What fails before anything was sent, and what a server provably did not run, is tried again within the deadline. A
-/// stream is tried again only before its first item. Each statement may see another session: use
+/// stream is tried again only before its first item. What a statement leaves on the session, such as `SET` or a temporary
+/// table, stays there for whoever gets it next, as with every pool. Each statement may see another session: use
 /// [`Pool::acquire`] or [`Pool::begin`] where several belong together.
 impl<'p, DB: Engine> Executor<'p> for &'p Pool<DB> {
     type Database = DB;

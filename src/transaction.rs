@@ -66,7 +66,10 @@ impl<DB: Engine> Pool<DB> {
             let judge = |error: &SqlxError| DB::judge_begin(error, access);
             let begin = connection.drive(bounds, judge, |live| simple::<DB>(live, DB::begin_sql(access)));
             let failure = match begin.await {
-                Ok(()) => return Ok(ProxyTransaction { connection, open: true }),
+                Ok(()) => {
+                    connection.begun();
+                    return Ok(ProxyTransaction { connection, open: true });
+                }
                 Err(failure) => failure,
             };
             drop(connection);
@@ -109,13 +112,21 @@ impl<DB: Engine> ProxyTransaction<DB> {
     /// Outcome [`RolledBack`](crate::Outcome::RolledBack) where the server refused, for a deferred constraint, a
     /// serialization failure, or because an earlier statement had failed (`commit.aborted`; plain sqlx reports success
     /// there). Outcome [`Unknown`](crate::Outcome::Unknown) where the answer was lost (`commit.unknown`): it may be
-    /// committed. Outcome [`NotSent`](crate::Outcome::NotSent) where the deadline had passed before: it is undone.
+    /// committed; and where a statement of yours had ended the transaction before (`commit.ended`). Outcome
+    /// [`NotSent`](crate::Outcome::NotSent) where the deadline had passed before: it is undone.
     ///
     /// # Cancel safety
     /// None: dropping the future while the commit is under way leaves its outcome unknown. The connection is closed and one
     /// WARN event tells.
     pub async fn commit(mut self) -> Result<(), Error> {
         let budget = self.connection.pool().budget();
+        if self.connection.was_ended() {
+            let message = "a statement sent in the transaction had ended it already";
+            let error = Error::new(ErrorKind::Database, "commit.ended", message).phase_of(Phase::Commit);
+            let hint = "what came before it is as that statement left it, and what came after it took effect at once: end \
+                        a transaction with commit() or rollback(), not with COMMIT or ROLLBACK";
+            return Err(error.outcome_of(Outcome::Unknown).hint_of(hint));
+        }
         let unheard = Unheard;
         let commit = self.connection.drive(budget.until, DB::judge_commit, |live| simple::<DB>(live, DB::commit_sql()));
         let result = commit.await;

@@ -108,7 +108,12 @@ impl<DB: Engine> Pool<DB> {
                 return Err(closed(Closed));
             }
             let now = self.clock().monotonic();
-            if now + self.config().min_attempt() > budget.acquire_until {
+            // Where no deadline is known, one attempt is made however short the acquire timeout is.
+            let least = match (budget.until, attempts) {
+                (None, 0) => Duration::ZERO,
+                _ => self.config().min_attempt(),
+            };
+            if now + least > budget.acquire_until {
                 let phase = last.as_ref().and_then(Error::phase).unwrap_or(Phase::Tcp);
                 return Err(self.out_of_time(phase, budget, attempts, last));
             }

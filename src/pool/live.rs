@@ -35,6 +35,8 @@ pub(crate) struct Condition {
     spoiled: bool,
     /// A statement opened a transaction and none has ended it.
     in_transaction: bool,
+    /// A statement ended the transaction that was open.
+    ended: bool,
     /// The driver's connection was handed out: only the server can tell what state it is in.
     lent: bool,
     /// It was idle for long enough to have been lost, and has not answered since.
@@ -194,9 +196,22 @@ impl<DB: Engine> Live<DB> {
         match effect {
             TransactionEffect::None => {}
             TransactionEffect::Opens => self.condition.in_transaction = true,
-            TransactionEffect::Ends => self.condition.in_transaction = false,
+            TransactionEffect::Ends => {
+                self.condition.in_transaction = false;
+                self.condition.ended = true;
+            }
             TransactionEffect::Unsure => self.condition.spoiled = true,
         }
+    }
+
+    /// A transaction was opened by us, not by a statement of the user's.
+    pub(crate) fn begun(&mut self) {
+        self.condition.ended = false;
+    }
+
+    /// Whether a statement of the user's has ended what was begun.
+    pub(crate) fn was_ended(&self) -> bool {
+        self.condition.ended
     }
 
     pub(crate) fn lend(&mut self) -> &mut DB::Connection {
