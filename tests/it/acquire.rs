@@ -239,3 +239,12 @@ async fn a_plain_sqlx_pool_gets_a_token_that_the_proxy_accepts() {
     assert!(pool.close(Duration::from_secs(5)).await);
     assert!(again.is_closed(), "it is the same pool");
 }
+
+#[tokio::test]
+async fn an_acquire_timeout_below_the_least_attempt_still_makes_one() {
+    let Some(world) = World::start().await else { return };
+    let config = world.config().acquire_timeout(Duration::from_millis(90)).build().unwrap();
+    if let Err(error) = ProxyPool::new(config).unwrap().acquire().await {
+        assert!(error.attempts() > 0, "{error:#}");
+    }
+}

@@ -228,3 +228,20 @@ async fn a_pool_for_a_reader_endpoint_opens_read_only_transactions() {
     let error = sqlx::query("DELETE FROM items").execute(&mut transaction).await.unwrap_err();
     assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("25006"));
 }
+
+#[tokio::test]
+async fn a_transaction_ended_by_a_statement_is_not_reported_as_committed() {
+    let Some(world) = World::start().await else { return };
+    let pool = world.pool();
+    sqlx::raw_sql("CREATE TABLE written (n int)").execute(&pool).await.unwrap();
+    for end in ["ROLLBACK", "/* note */ abort", "COMMIT"] {
+        let mut transaction = pool.begin().await.unwrap();
+        sqlx::raw_sql("INSERT INTO written VALUES (1)").execute(&mut transaction).await.unwrap();
+        sqlx::raw_sql(end).execute(&mut transaction).await.unwrap();
+        let error = transaction.commit().await.unwrap_err();
+        assert_eq!((error.code(), error.outcome()), ("commit.ended", Outcome::Unknown), "{end}: {error:#}");
+        let mut next = pool.begin().await.unwrap();
+        sqlx::raw_sql("SAVEPOINT a; ROLLBACK TO a").execute(&mut next).await.unwrap();
+        next.commit().await.unwrap();
+    }
+}

@@ -395,27 +395,3 @@ async fn a_silent_session_is_replaced_before_a_transaction() {
     pool.begin().await.unwrap().rollback().await.unwrap();
     assert_eq!(pool.status().connects, 2);
 }
-
-#[tokio::test]
-async fn a_transaction_ended_by_a_statement_is_not_reported_as_committed() {
-    let Some((_world, pool)) = with_table().await else { return };
-    for end in ["ROLLBACK", "/* note */ abort", "COMMIT"] {
-        let mut transaction = pool.begin().await.unwrap();
-        sqlx::raw_sql("INSERT INTO written VALUES (1)").execute(&mut transaction).await.unwrap();
-        sqlx::raw_sql(end).execute(&mut transaction).await.unwrap();
-        let error = transaction.commit().await.unwrap_err();
-        assert_eq!((error.code(), error.outcome()), ("commit.ended", Outcome::Unknown), "{end}: {error:#}");
-        let mut next = pool.begin().await.unwrap();
-        sqlx::raw_sql("SAVEPOINT a; ROLLBACK TO a").execute(&mut next).await.unwrap();
-        next.commit().await.unwrap();
-    }
-}
-
-#[tokio::test]
-async fn an_acquire_timeout_below_the_least_attempt_still_makes_one() {
-    let Some(world) = World::start().await else { return };
-    let config = world.config().acquire_timeout(Duration::from_millis(90)).build().unwrap();
-    if let Err(error) = ProxyPool::new(config).unwrap().acquire().await {
-        assert!(error.attempts() > 0, "{error:#}");
-    }
-}
