@@ -18,6 +18,7 @@
 //! first poll connects breaks assumption 2 in part; suspects of the first poll therefore never exclude those of the
 //! second, and none is chosen before it.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use super::DriverSocket;
@@ -112,7 +113,7 @@ pub(super) struct Hunt {
     /// Whether the poll that made the present suspects made only one, and ours for certain.
     sole: bool,
     /// The sockets there were before this poll; absent when no new one can be ours.
-    before: Option<Vec<u64>>,
+    before: Option<HashSet<u64>>,
     /// Nothing more can be found out.
     over: bool,
     /// When the first suspect appeared: the end of name resolution.
@@ -157,14 +158,15 @@ impl Hunt {
             suspect.note(sample, now);
             !stranger
         });
-        if had_suspects && self.suspects.is_empty() {
+        // Before the poll that makes our socket, all of them may have been strangers' and gone.
+        if had_suspects && self.suspects.is_empty() && self.polls > self.creating_poll {
             return self.abandon();
         }
         // Once every suspect stands, so does ours, and no other will be created. This spares most of the scans.
         let settled = self.suspects.iter().all(|suspect| suspect.last.state == State::Established);
         if !had_suspects || self.polls <= self.creating_poll || !settled {
             match kernel.sockets() {
-                Some(sockets) => self.before = Some(sockets.iter().map(|socket| socket.cookie).collect()),
+                Some(sockets) => self.before = Some(sockets.into_iter().map(|socket| socket.cookie).collect()),
                 None => self.abandon(),
             }
         }

@@ -27,16 +27,25 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// How long sent bytes may stay unacknowledged before the kernel gives the peer up.
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The most descriptors that are looked through: twice what Lambda allows a process. A look costs about two microseconds
+/// per descriptor, and every other connect of the process waits for it.
+const MOST_DESCRIPTORS: usize = 2048;
+
 /// The running kernel.
 pub(super) struct System;
 
 impl Kernel for System {
-    /// About 13 microseconds with twenty descriptors open, mostly the directory. `None` where /proc is not mounted.
+    /// About 13 microseconds with twenty descriptors open, mostly the directory. `None` where /proc is not mounted, where it may
+    /// not be read, and in a process with more than [`MOST_DESCRIPTORS`].
     fn sockets(&mut self) -> Option<Vec<DriverSocket>> {
         // Of the thread and not of the process: only this shows the calling thread's table in every case.
         let descriptors = std::fs::read_dir("/proc/thread-self/fd").ok()?;
         let mut sockets = Vec::with_capacity(32);
-        for entry in descriptors {
+        for (seen, entry) in descriptors.enumerate() {
+            if seen == MOST_DESCRIPTORS {
+                tracing::debug!("too many descriptors to find the driver's socket among them");
+                return None;
+            }
             // A directory cut short would make an old socket look new in the next scan.
             let name = entry.ok()?.file_name();
             let Some(fd) = name.to_str().and_then(|name| name.parse().ok()) else { continue };

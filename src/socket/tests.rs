@@ -1,5 +1,7 @@
 //! The search among real sockets, and what is made of what the kernel says.
 
+mod reasoning;
+
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 use std::os::fd::AsRawFd;
