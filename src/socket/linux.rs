@@ -35,8 +35,8 @@ const MOST_DESCRIPTORS: usize = 2048;
 pub(super) struct System;
 
 impl Kernel for System {
-    /// About 13 microseconds with twenty descriptors open, mostly the directory. `None` where /proc is not mounted, where it may
-    /// not be read, and in a process with more than [`MOST_DESCRIPTORS`].
+    /// About 13 microseconds with twenty descriptors open, mostly the directory. `None` where /proc is not mounted or
+    /// must not be read, and in a process with more than [`MOST_DESCRIPTORS`].
     fn sockets(&mut self) -> Option<Vec<DriverSocket>> {
         // Of the thread and not of the process: only this shows the calling thread's table in every case.
         let descriptors = std::fs::read_dir("/proc/thread-self/fd").ok()?;
@@ -147,6 +147,17 @@ pub(super) fn transmission(socket: DriverSocket) -> Option<Transmission> {
 #[cfg(test)]
 pub(super) fn local_addr(socket: DriverSocket) -> Option<std::net::SocketAddr> {
     with_socket(socket, |socket| socket.local_addr())?.ok()?.as_socket()
+}
+
+/// Makes a listener drop every answer to its SYN-ACK that carries no data, for ten seconds.
+#[cfg(test)]
+pub(super) fn defer_accept(listener: &socket2::Socket) -> io::Result<()> {
+    let seconds: c_int = 10;
+    let length = socklen_t::try_from(size_of::<c_int>()).map_err(io::Error::other)?;
+    let (fd, value) = (std::os::fd::AsRawFd::as_raw_fd(listener), (&raw const seconds).cast::<c_void>());
+    // SAFETY: the kernel reads `length` bytes from `seconds`, which has as many and outlives the call.
+    let failed = unsafe { libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, value, length) };
+    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Calls `f` with the socket when it is still the one meant.
