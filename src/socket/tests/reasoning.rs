@@ -1,9 +1,8 @@
 //! The reasoning of the search, on a kernel that does as it is told.
 
-use std::time::Instant;
-
 use proptest::prelude::*;
 
+use crate::clock::{Clock, SystemClock};
 use crate::socket::DriverSocket;
 use crate::socket::hunt::{Hunt, Kernel, Sample, State};
 
@@ -81,9 +80,9 @@ impl Kernel for Script {
 
 /// One poll of a future that does `act`.
 fn poll<T>(hunt: &mut Hunt, kernel: &mut Script, act: impl FnOnce(&mut Script) -> T) -> T {
-    hunt.before_poll(kernel, Instant::now());
+    hunt.before_poll(kernel, SystemClock.monotonic());
     let acted = act(kernel);
-    hunt.after_poll(kernel, Instant::now());
+    hunt.after_poll(kernel, SystemClock.monotonic());
     acted
 }
 
@@ -211,7 +210,9 @@ fn perform(acts: &[Act], kernel: &mut Script, strangers: &mut Vec<DriverSocket>)
         match *act {
             Act::Open => strangers.push(kernel.open()),
             Act::Establish(which) => {
-                chosen(which).map(|socket| kernel.change(socket, |sample| sample.state = State::Established));
+                if let Some(socket) = chosen(which) {
+                    kernel.change(socket, |sample| sample.state = State::Established);
+                }
             }
             Act::Write(which) => drop(chosen(which).map(|socket| kernel.write(socket))),
             Act::Read(which) => drop(chosen(which).map(|socket| kernel.read(socket))),
@@ -246,7 +247,9 @@ proptest! {
                 if to_resolve > 0 {
                     to_resolve -= 1;
                 } else if ours.len() <= failing {
-                    ours.last().map(|failed| kernel.close(*failed));
+                    if let Some(failed) = ours.last() {
+ kernel.close(*failed);
+}
                     ours.push(kernel.open());
                 } else {
                     write_and_read(kernel, &ours[failing..]);
