@@ -13,7 +13,7 @@ mod hunt;
 #[cfg_attr(target_os = "linux", path = "socket/linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "socket/other.rs")]
 mod sys;
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests;
 mod watch;
 
@@ -51,8 +51,6 @@ pub(crate) enum Look {
 pub(crate) struct Transmission {
     /// Segments sent and not acknowledged.
     pub(crate) unacked: u32,
-    /// Bytes written that have not been sent even once.
-    pub(crate) unsent: u32,
     /// Time since the peer last acknowledged anything.
     pub(crate) last_ack_recv: Duration,
     /// Segments sent again, over the life of the connection.

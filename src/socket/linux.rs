@@ -217,7 +217,6 @@ fn tcp_info(fd: c_int) -> Option<TcpInfo> {
         bytes_received: long(BYTES_RECEIVED),
         transmission: Transmission {
             unacked: word(UNACKED),
-            unsent,
             last_ack_recv: Duration::from_millis(word(LAST_ACK_RECV).into()),
             total_retrans: word(TOTAL_RETRANS),
         },

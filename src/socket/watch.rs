@@ -87,14 +87,17 @@ struct Marks {
     established: Option<Instant>,
     ended: Option<Instant>,
     unanswered: u32,
+    /// The search ended before the connection was seen to stand: the parts cannot be told apart.
+    blind: bool,
 }
 
 impl ConnectProgress {
-    /// The part the connect is in, or was in when it ended. `None` when it has not begun and where sockets cannot be seen.
+    /// The part the connect is in, or was in when it ended. `None` when it has not begun and where sockets cannot be
+    /// seen, as in a process that must not read /proc.
     pub(crate) fn phase(&self) -> Option<ConnectPhase> {
         let marks = *self.marks();
-        let started = marks.started.is_some() && sys::SUPPORTED;
-        started.then_some(match (marks.resolved, marks.established) {
+        let seen = marks.started.is_some() && marks.can_tell();
+        seen.then_some(match (marks.resolved, marks.established) {
             (_, Some(_)) => ConnectPhase::Login,
             (Some(_), None) => ConnectPhase::Tcp,
             (None, None) => ConnectPhase::Dns,
@@ -103,12 +106,13 @@ impl ConnectProgress {
 
     /// The times so far, where `now` is the present; the final ones when the connect has ended.
     pub(crate) fn times(&self, now: Instant) -> ConnectTimes {
-        let Marks { started, resolved, established, ended, unanswered } = *self.marks();
+        let marks = *self.marks();
+        let Marks { started, resolved, established, ended, unanswered, .. } = marks;
         let Some(started) = started else { return ConnectTimes::default() };
         let now = ended.unwrap_or(now);
         let mut times =
             ConnectTimes { total: now.saturating_duration_since(started), unanswered, ..Default::default() };
-        if sys::SUPPORTED {
+        if marks.can_tell() {
             times.dns = Some(resolved.unwrap_or(now).saturating_duration_since(started));
             times.tcp = resolved.map(|at| established.unwrap_or(now).saturating_duration_since(at));
             times.login = established.map(|at| now.saturating_duration_since(at));
@@ -127,7 +131,16 @@ impl ConnectProgress {
         // Kept when the search ends without result: what was seen is still the best that is known.
         if hunt.is_on() {
             marks.established = hunt.established();
+        } else {
+            marks.blind = marks.established.is_none();
         }
+    }
+}
+
+impl Marks {
+    /// Whether the parts of the connect can be told apart.
+    fn can_tell(&self) -> bool {
+        sys::SUPPORTED && !self.blind
     }
 }
 
@@ -207,6 +220,7 @@ impl Watch<'_> {
         let Some(_lock) = lock else {
             if self.found.is_none() {
                 self.hunt.abandon();
+                self.progress.observe(&self.hunt, self.literal);
             }
             let output = poll();
             self.note_failure(&output);

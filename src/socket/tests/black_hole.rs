@@ -8,7 +8,6 @@ use super::*;
 fn only_silence_with_repetitions_of_unacknowledged_bytes_is_a_black_hole() {
     let at = |unacked, silent_ms, total_retrans| Transmission {
         unacked,
-        unsent: 0,
         last_ack_recv: Duration::from_millis(silent_ms),
         total_retrans,
     };

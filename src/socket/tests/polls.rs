@@ -22,7 +22,7 @@ async fn a_connect_dropped_after_any_poll_leaves_the_next_one_undisturbed() {
 }
 
 #[tokio::test]
-async fn a_connect_dropped_while_its_address_is_silent_closes_its_socket() {
+async fn a_connect_dropped_during_its_login_closes_its_socket() {
     let listener = StdListener::bind((LOCAL, 0)).unwrap();
     let address = listener.local_addr().unwrap();
     let mut connecting = Box::pin(watched(driver(address), "127.0.0.1", address.port()));
@@ -67,14 +67,16 @@ async fn a_panic_in_any_poll_of_a_driver_leaves_the_others_undisturbed() {
 #[tokio::test]
 async fn a_driver_that_connects_through_us_in_turn_does_not_wait_for_itself() {
     let echo = Echo::start();
-    let inner = Cell::new(Some(None));
-    let connect = async {
-        let connected = echo.watched().await;
-        inner.set(connected.socket.map(Some));
+    let progress = ConnectProgress::default();
+    let inner = async {
+        let target = Target { host: "127.0.0.1", port: echo.port(), syn_limit: Duration::from_secs(1) };
+        let connected = connect_watched(driver(echo.address), target, &SystemClock, &progress).await;
+        assert_eq!(connected.socket, None, "one search at a time");
+        assert_eq!((connected.times.tcp, connected.times.login), (None, None), "what was not seen is not told");
         connected.output
     };
-    assert_found(watched(connect, "127.0.0.1", echo.port()).await);
-    assert_eq!(inner.into_inner(), None, "the inner one did not look");
+    assert_found(watched(inner, "127.0.0.1", echo.port()).await);
+    assert_eq!(progress.phase(), None);
 }
 
 #[tokio::test]

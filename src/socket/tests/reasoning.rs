@@ -183,7 +183,7 @@ fn a_kernel_that_shows_nothing_ends_the_search() {
     assert_eq!(hunt.found(), None);
 }
 
-/// What a stranger does: to a socket of its own chosen by the number, or with a new one.
+/// What a stranger does: opens a socket, or does something to one of its own, counted from the latest.
 #[derive(Clone, Copy, Debug)]
 enum Act {
     Open,
@@ -206,17 +206,20 @@ fn act() -> impl Strategy<Value = Act> {
 
 fn perform(acts: &[Act], kernel: &mut Script, strangers: &mut Vec<DriverSocket>) {
     for act in acts {
-        let chosen = |which: usize| strangers.iter().rev().nth(which).copied();
-        match *act {
-            Act::Open => strangers.push(kernel.open()),
-            Act::Establish(which) => {
-                if let Some(socket) = chosen(which) {
-                    kernel.change(socket, |sample| sample.state = State::Established);
-                }
+        let which = match *act {
+            Act::Open => 0,
+            Act::Establish(which) | Act::Write(which) | Act::Read(which) | Act::Close(which) => which,
+        };
+        let chosen = strangers.iter().rev().nth(which).copied();
+        match (act, chosen) {
+            (Act::Open, _) => strangers.push(kernel.open()),
+            (Act::Establish(_), Some(stranger)) => {
+                kernel.change(stranger, |sample| sample.state = State::Established);
             }
-            Act::Write(which) => drop(chosen(which).map(|socket| kernel.write(socket))),
-            Act::Read(which) => drop(chosen(which).map(|socket| kernel.read(socket))),
-            Act::Close(which) => drop(chosen(which).map(|socket| kernel.close(socket))),
+            (Act::Write(_), Some(stranger)) => kernel.write(stranger),
+            (Act::Read(_), Some(stranger)) => kernel.read(stranger),
+            (Act::Close(_), Some(stranger)) => kernel.close(stranger),
+            (_, None) => {}
         }
     }
 }
@@ -247,9 +250,7 @@ proptest! {
                 if to_resolve > 0 {
                     to_resolve -= 1;
                 } else if ours.len() <= failing {
-                    if let Some(failed) = ours.last() {
- kernel.close(*failed);
-}
+                    ours.last().into_iter().for_each(|failed| kernel.close(*failed));
                     ours.push(kernel.open());
                 } else {
                     write_and_read(kernel, &ours[failing..]);
