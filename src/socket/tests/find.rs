@@ -119,3 +119,29 @@ async fn a_datagram_socket_or_a_connect_to_another_port_is_no_suspect() {
     // As a name, so that any poll may make the socket.
     assert_tuned(&assert_found(watched(connect, "localhost", echo.port()).await));
 }
+
+/// Set in the process that has the descriptors: tests beside this one shall still find their sockets.
+const CHILD: &str = "RDS_PROXY_POOL_TEST_DESCRIPTORS";
+
+#[tokio::test]
+async fn among_thousands_of_descriptors_the_search_is_given_up_and_the_connection_works() {
+    if std::env::var_os(CHILD).is_none() {
+        let name =
+            "socket::tests::find::among_thousands_of_descriptors_the_search_is_given_up_and_the_connection_works";
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let ended = child.args(["--exact", name]).env(CHILD, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stdout);
+        return assert!(ended.status.success() && said.contains("1 passed"), "{said}");
+    }
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+    let echo = Echo::start();
+    let files: Vec<_> = (0..2100).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+    let connected = echo.watched().await;
+    assert!(connected.output.is_ok());
+    assert_eq!(connected.socket, None);
+    assert_eq!(connected.times.login, None, "what was not seen is not told");
+    drop(files);
+    assert_found(echo.watched().await);
+}
