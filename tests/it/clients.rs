@@ -82,5 +82,6 @@ async fn psql_and_psycopg2_get_in_with_botocore_s_token_and_with_nothing_less() 
     ];
     let of_both = |(case, result)| ["psql", "psycopg2"].map(|client| format!("{case}: {client}: {result}"));
     let expected: Vec<String> = expected.into_iter().flat_map(of_both).collect();
+    println!("{}", seen.join("\n"));
     assert_eq!(seen, expected, "seen, then expected");
 }
