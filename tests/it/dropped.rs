@@ -34,8 +34,10 @@ fn a_connection_whose_packets_vanish_during_the_freeze_is_replaced_within_two_se
     if let Err(reason) =
         try_run(in_a_network_of_its_own().args(["sh", "-c", "ip link set lo up && nft \"$0\"", FILTER]))
     {
+        // A program that is missing can be installed; a machine that forbids namespaces cannot be helped.
+        let missing = ["unshare", "ip", "nft"].into_iter().find(|name| find_program(name).is_none());
         let required = std::env::var("RDS_PROXY_POOL_REQUIRE_SERVERS").is_ok_and(|value| value == "1");
-        assert!(!(required && is_root()), "no network of one's own, run .ci/setup: {reason}");
+        assert!(!(required && is_root() && missing.is_some()), "{missing:?} is missing, run .ci/setup: {reason}");
         return eprintln!("SKIPPED: no network of one's own with a packet filter in it: {reason}");
     }
     let itself = std::env::current_exe().expect("the test knows its program");
