@@ -13,7 +13,9 @@
 mod backend;
 mod builder;
 mod event;
+mod fault;
 mod iam;
+mod in_force;
 mod login;
 mod postgres;
 mod prepared;
@@ -21,6 +23,8 @@ mod proxy;
 mod relay;
 mod scram;
 mod session;
+mod strike;
+mod text;
 mod tls;
 mod wire;
 
@@ -32,12 +36,15 @@ use tokio::sync::watch;
 
 use crate::secret::Secret;
 use proxy::{Proxy, User};
+use scram::Verifier;
 use session::{Command, Cut};
 
 pub use backend::Backend;
 pub use builder::Builder;
 pub use event::{Closed, Counts, Event, Events, SessionId};
+pub use fault::{ClientMessage, Delivered, Fault, Kind, Message, Point, Schedule, Strike};
 pub use iam::{AccessKey, TokenRefusal};
+pub use in_force::Injected;
 
 /// What happens to clients that are connected when the database moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +126,7 @@ impl RdsProxyEmulator {
 
     /// Adds a user who logs in with a password, or changes the password of one.
     pub fn set_password(&self, user: impl Into<String>, password: impl Into<Secret>) {
-        self.proxy.settings().users.insert(user.into(), User::Password(password.into()));
+        self.proxy.settings().users.insert(user.into(), User::Password(Verifier::new(&password.into())));
     }
 
     /// Changes the limit of clients; those already connected stay.
@@ -141,6 +148,32 @@ impl RdsProxyEmulator {
     pub fn clear_backend(&self) {
         self.proxy.settings().backend = None;
         self.proxy.command_all(&Command::Move(None));
+    }
+
+    /// Puts a fault in force, beside those that are.
+    ///
+    /// ```no_run
+    /// # async fn example(proxy: &rds_proxy_pool::emulator::RdsProxyEmulator) {
+    /// use rds_proxy_pool::emulator::{ClientMessage, Delivered, Fault, Kind, Message, Point};
+    ///
+    /// let mut lost_answer = proxy.inject(Fault::new(Message::Commit, Point::BeforeReply, Kind::Reset));
+    /// // … a handler that commits, in another task …
+    /// let strike = lost_answer.struck().await;
+    /// assert_eq!((strike.received, strike.delivered), (Some(ClientMessage::Query), Delivered::Answered));
+    /// # }
+    /// ```
+    pub fn inject(&self, fault: Fault) -> Injected {
+        self.proxy.faults.inject(fault, self.events())
+    }
+
+    /// Puts a schedule of faults in force, beside the faults that are.
+    pub fn follow(&self, schedule: Schedule) -> Injected {
+        self.proxy.faults.follow(schedule, self.events())
+    }
+
+    /// Takes all faults and schedules away; what they have struck stays so.
+    pub fn clear_faults(&self) {
+        self.proxy.faults.clear();
     }
 
     /// Closes every client connection with FIN; completes when they are closed.

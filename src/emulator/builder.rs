@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::iam::{Audience, LONGEST_LIFE};
 use super::proxy::{Proxy, Settings, User, accept, listener, socket};
+use super::scram::Verifier;
 use super::tls::Identity;
 use super::{AccessKey, Backend, RdsProxyEmulator, event};
 use crate::clock::{Clock, SystemClock};
@@ -70,7 +71,7 @@ impl Builder {
 
     /// A database user who logs in with this password, by SCRAM.
     pub fn password_user(mut self, name: impl Into<String>, password: impl Into<Secret>) -> Self {
-        self.settings.users.insert(name.into(), User::Password(password.into()));
+        self.settings.users.insert(name.into(), User::Password(Verifier::new(&password.into())));
         self
     }
 
@@ -138,6 +139,7 @@ impl Builder {
             sessions: Mutex::default(),
             next_session: AtomicU64::new(1),
             log: event::Log::new(),
+            faults: Arc::default(),
         });
         let first = listener(port)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

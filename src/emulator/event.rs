@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use super::fault::Strike;
 use super::iam::TokenRefusal;
 
 /// How many events are kept for those who look later.
@@ -60,6 +61,8 @@ pub enum Event {
     },
     /// An idle client lost its database connection and will get another when it asks for something.
     BackendLost(SessionId),
+    /// A fault has struck.
+    Struck(Strike),
     /// A client session is over.
     Closed {
         /// Whose.
@@ -85,6 +88,8 @@ pub enum Closed {
     BackendLost,
     /// The test cut it.
     Cut,
+    /// A fault struck it.
+    Fault,
     /// The emulator was shut down.
     Shutdown,
 }
@@ -205,7 +210,7 @@ impl Log {
             Event::Statement { .. } => Some(&self.counters.statements),
             Event::BackendOpened { .. } => Some(&self.counters.backend_connections),
             Event::Closed { .. } => Some(&self.counters.closed),
-            Event::Answered(_) | Event::Queued(_) | Event::BackendLost(_) => None,
+            Event::Answered(_) | Event::Queued(_) | Event::BackendLost(_) | Event::Struck(_) => None,
         };
         if let Some(counter) = counter {
             counter.fetch_add(1, Ordering::Relaxed);

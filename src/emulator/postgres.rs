@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::fault::Kind;
 use super::iam::TokenRefusal;
 use super::wire::{Frame, Texts};
 
@@ -71,6 +72,16 @@ impl Refusal {
 
     pub(super) fn borrow_timeout() -> Self {
         Refusal::new("08000", "Timed-out waiting to acquire database connection.")
+    }
+
+    pub(super) fn shutdown(kind: Kind) -> Self {
+        match kind {
+            Kind::CrashShutdown => {
+                Refusal::new("57P02", "terminating connection because of crash of another server process")
+            }
+            Kind::CannotConnectNow => Refusal::new("57P03", "the database system is shutting down"),
+            _ => Refusal::new("57P01", "terminating connection due to administrator command"),
+        }
     }
 
     fn unsupported_option(option: &str) -> Self {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::fault::Message;
 use super::wire::Frame;
 
 /// What is known of one client's statements.
@@ -23,6 +24,26 @@ impl Prepared {
         &self.named
     }
 
+    /// The message as faults know it, with its text.
+    pub(super) fn message(&self, frame: &Frame) -> Option<(Message, String)> {
+        let mut texts = frame.texts();
+        let mut text = || texts.next().unwrap_or_default();
+        match frame.tag {
+            b'P' => {
+                text();
+                Some((Message::Parse, lossy(&text())))
+            }
+            b'Q' => Some(executed(lossy(&text()))),
+            b'E' => Some(executed(self.behind(&text()).map(lossy).unwrap_or_default())),
+            _ => None,
+        }
+    }
+
+    /// The text behind a portal.
+    fn behind(&self, portal: &Bytes) -> Option<&Bytes> {
+        self.portals.get(portal).and_then(|statement| self.texts.get(statement))
+    }
+
     /// Takes note of a client's message; the text of the statement, if it runs one.
     pub(super) fn note(&mut self, frame: &Frame) -> Option<String> {
         let mut texts = frame.texts();
@@ -30,8 +51,7 @@ impl Prepared {
         match frame.tag {
             b'Q' => return Some(lossy(&text())),
             b'E' => {
-                let sql = self.portals.get(&text()).and_then(|statement| self.texts.get(statement));
-                return Some(sql.map(lossy).unwrap_or_default());
+                return Some(self.behind(&text()).map(lossy).unwrap_or_default());
             }
             b'P' => {
                 let (name, sql) = (text(), text());
@@ -59,6 +79,10 @@ impl Prepared {
         }
         None
     }
+}
+
+fn executed(text: String) -> (Message, String) {
+    (super::text::message(&text), text)
 }
 
 fn lossy(text: &Bytes) -> String {

@@ -13,12 +13,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::iam::Audience;
+use super::in_force::Faults;
+use super::scram::Verifier;
 use super::session::{Command, serve};
 use super::tls::Identity;
 use super::wire::Frame;
 use super::{AccessKey, Backend, SessionId, event};
 use crate::clock::Clock;
-use crate::secret::Secret;
 
 /// Before another try where the machine is short of something.
 const SHORTAGE: Duration = Duration::from_millis(10);
@@ -27,7 +28,7 @@ const SHORTAGE: Duration = Duration::from_millis(10);
 #[derive(Clone, Debug)]
 pub(super) enum User {
     Iam,
-    Password(Secret),
+    Password(Verifier),
 }
 
 /// What can change while it runs.
@@ -54,6 +55,7 @@ pub(super) struct Proxy {
     pub(super) sessions: Mutex<BTreeMap<SessionId, mpsc::UnboundedSender<Command>>>,
     pub(super) next_session: AtomicU64,
     pub(super) log: Arc<event::Log>,
+    pub(super) faults: Arc<Faults>,
 }
 
 impl Proxy {

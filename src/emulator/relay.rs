@@ -4,23 +4,25 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::backend::{Backend, BackendSession, Unavailable};
-use super::event::{Closed, Event, SessionId};
-use super::postgres::{Refusal, Startup, backend_key, parameter_status, ready_for_query, terminate};
+use super::backend::Backend;
+use super::event::{Closed, Event};
+use super::fault::{ClientMessage, Delivered};
+use super::in_force::Armed;
+use super::postgres::{Startup, backend_key, parameter_status, ready_for_query, terminate};
 use super::prepared::Prepared;
-use super::proxy::Proxy;
 use super::session::{Command, Ended};
+use super::strike::Target;
 use super::wire::{Frame, Wire};
+
+mod faults;
+mod queue;
 
 /// A client connection lives no longer than this, however busy. Source: "RDS Proxy connection considerations".
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
-/// Between two attempts to reach a database that is down.
-const RETRY_EVERY: Duration = Duration::from_millis(10);
 
 /// A client that is logged in.
 pub(super) struct Session<'p> {
-    id: SessionId,
-    proxy: &'p Proxy,
+    target: Target<'p>,
     commands: &'p mut UnboundedReceiver<Command>,
     client: Wire,
     backend: Option<Wire>,
@@ -36,6 +38,12 @@ pub(super) struct Session<'p> {
     waited_for: bool,
     /// Its request failed here; what follows up to the Sync is not run.
     discarding: bool,
+    /// The last message received in full.
+    received: ClientMessage,
+    /// The fault a request under way has met and not reached.
+    armed: Option<Armed>,
+    /// The answer to that request, as far as it has come.
+    held: Vec<Frame>,
     opened: Instant,
     last_traffic: Instant,
 }
@@ -52,8 +60,7 @@ enum Next {
 
 impl<'p> Session<'p> {
     pub(super) fn new(
-        id: SessionId,
-        proxy: &'p Proxy,
+        target: Target<'p>,
         commands: &'p mut UnboundedReceiver<Command>,
         mut client: Wire,
         assigned: Option<Backend>,
@@ -62,8 +69,7 @@ impl<'p> Session<'p> {
     ) -> Self {
         client.reader.expect_requests();
         Session {
-            id,
-            proxy,
+            target,
             commands,
             client,
             backend: None,
@@ -74,22 +80,25 @@ impl<'p> Session<'p> {
             pending: 0,
             waited_for: false,
             discarding: false,
+            received: ClientMessage::Password,
+            armed: None,
+            held: Vec::new(),
             opened,
             last_traffic: opened,
         }
     }
 
     /// Relays until either side ends it.
-    pub(super) async fn run(mut self) -> Ended {
-        match self.begin().await {
+    pub(super) async fn run(mut self, welcome: Vec<Frame>, fault: Option<Armed>) -> Ended {
+        match self.begin(welcome, fault).await {
             Ok(()) => self.relay().await,
             Err(ended) => ended,
         }
     }
 
     /// Completes the login with what the database says about itself.
-    async fn begin(&mut self) -> Result<(), Ended> {
-        let known = self.proxy.settings().parameters.clone();
+    async fn begin(&mut self, mut reply: Vec<Frame>, fault: Option<Armed>) -> Result<(), Ended> {
+        let known = self.target.proxy.settings().parameters.clone();
         let parameters = match (&self.assigned, known) {
             // New clients are let in while there is no database; their requests queue.
             (None, Some(known)) => {
@@ -98,23 +107,25 @@ impl<'p> Session<'p> {
             }
             _ => match self.borrow().await? {
                 Ok(parameters) => {
-                    self.proxy.settings().parameters = Some(parameters.clone());
+                    self.target.proxy.settings().parameters = Some(parameters.clone());
                     parameters
                 }
                 Err(frame) => {
-                    self.client.writer.push(&frame);
+                    reply.push(frame);
+                    reply.iter().for_each(|frame| self.client.writer.push(frame));
                     let _ = self.client.writer.finish().await;
                     return Err(Ended::quietly(Closed::LoginFailed));
                 }
             },
         };
-        for frame in &parameters {
-            self.client.writer.push(frame);
+        reply.extend(parameters);
+        reply.extend([backend_key(self.target.id.0), ready_for_query(b'I')]);
+        match fault {
+            Some(fault) => self.strike_reply(fault, Delivered::Nothing, &reply).await?,
+            None => reply.iter().for_each(|frame| self.client.writer.push(frame)),
         }
-        self.client.writer.push(&backend_key(self.id.0));
-        self.client.writer.push(&ready_for_query(b'I'));
         let user = self.startup.user.clone();
-        self.proxy.log.record(Event::LoggedIn { session: self.id, user });
+        self.target.proxy.log.record(Event::LoggedIn { session: self.target.id, user });
         Ok(())
     }
 
@@ -128,11 +139,11 @@ impl<'p> Session<'p> {
     }
 
     async fn step(&mut self) -> Result<(), Ended> {
-        if !self.proxy.is_answering() {
+        if !self.target.proxy.is_answering() {
             return tokio::select! {
                 biased;
                 command = self.commands.recv() => self.obey(command),
-                () = self.proxy.answers() => Ok(()),
+                () = self.target.proxy.answers() => Ok(()),
             };
         }
         match self.next().await {
@@ -143,7 +154,7 @@ impl<'p> Session<'p> {
                 Err(Ended::quietly(Closed::ProtocolViolation))
             }
             Next::FromClient(Err(_)) | Next::SentToClient(Err(_)) => Err(Ended::quietly(Closed::ByClient)),
-            Next::FromBackend(Ok(Some(frame))) => self.backend_sent(frame),
+            Next::FromBackend(Ok(Some(frame))) => self.backend_sent(frame).await,
             Next::FromBackend(Ok(None) | Err(_)) | Next::SentToBackend(Err(_)) => self.backend_lost().await,
             Next::SentToClient(Ok(())) | Next::SentToBackend(Ok(())) => Ok(()),
             Next::TooOld => Err(Ended::quietly(Closed::TimedOut)),
@@ -154,8 +165,8 @@ impl<'p> Session<'p> {
     async fn next(&mut self) -> Next {
         let idle = self.is_idle() && self.client.writer.is_empty();
         let life = self.opened + LONGEST_LIFE;
-        let limit = if idle { life.min(self.last_traffic + self.proxy.idle_timeout) } else { life };
-        let clock = &self.proxy.clock;
+        let limit = if idle { life.min(self.last_traffic + self.target.proxy.idle_timeout) } else { life };
+        let clock = &self.target.proxy.clock;
         let Wire { reader: client_reader, writer: client_writer } = &mut self.client;
         let mut backend = self.backend.as_mut();
         let (client_full, client_waits) = (client_writer.is_full(), !client_writer.is_empty());
@@ -212,7 +223,7 @@ impl<'p> Session<'p> {
     }
 
     async fn client_sent(&mut self, frame: Frame) -> Result<(), Ended> {
-        self.last_traffic = self.proxy.clock.monotonic();
+        self.last_traffic = self.target.proxy.clock.monotonic();
         if frame.tag == b'X' {
             if let Some(backend) = &mut self.backend {
                 backend.writer.push(&terminate());
@@ -227,7 +238,7 @@ impl<'p> Session<'p> {
         }
         if !self.waited_for {
             self.waited_for = true;
-            self.proxy.log.round_trip();
+            self.target.proxy.log.round_trip();
         }
         if self.discarding {
             if frame.tag == b'S' {
@@ -246,11 +257,15 @@ impl<'p> Session<'p> {
             }
             return Ok(());
         }
+        let handed_on = self.strike_request(&frame).await?;
+        self.received = ClientMessage::of(frame.tag);
         // Not before: a new database session is told the statements known so far.
         if let Some(sql) = self.prepared.note(&frame) {
-            self.proxy.log.record(Event::Statement { session: self.id, sql });
+            self.target.proxy.log.record(Event::Statement { session: self.target.id, sql });
         }
-        if let Some(backend) = &mut self.backend {
+        if let Some(backend) = &mut self.backend
+            && !handed_on
+        {
             backend.writer.push(&frame);
         }
         if matches!(frame.tag, b'Q' | b'S' | b'F') {
@@ -267,17 +282,26 @@ impl<'p> Session<'p> {
 
     fn answered(&mut self) {
         self.waited_for = false;
-        self.last_traffic = self.proxy.clock.monotonic();
-        self.proxy.log.record(Event::Answered(self.id));
+        self.last_traffic = self.target.proxy.clock.monotonic();
+        self.target.proxy.log.record(Event::Answered(self.target.id));
     }
 
-    fn backend_sent(&mut self, frame: Frame) -> Result<(), Ended> {
+    async fn backend_sent(&mut self, frame: Frame) -> Result<(), Ended> {
         if frame.tag == b'E' && self.is_idle() {
             // Its last words, and none of the client's business.
             self.let_go();
             return Ok(());
         }
+        if self.armed.is_some_and(|armed| armed.is_for_reply()) {
+            return self.withhold(frame).await;
+        }
         self.client.writer.push(&frame);
+        self.take_note(&frame);
+        Ok(())
+    }
+
+    /// Of an answer on its way to the client.
+    fn take_note(&mut self, frame: &Frame) {
         if frame.tag == b'Z' {
             self.status = frame.body.first().copied().unwrap_or(b'I');
             self.pending = self.pending.saturating_sub(1);
@@ -285,7 +309,6 @@ impl<'p> Session<'p> {
                 self.answered();
             }
         }
-        Ok(())
     }
 
     async fn backend_lost(&mut self) -> Result<(), Ended> {
@@ -294,6 +317,7 @@ impl<'p> Session<'p> {
             return Ok(());
         }
         // What it still said reaches the client first, if the client reads.
+        self.held.drain(..).for_each(|frame| self.client.writer.push(&frame));
         loop {
             let command = tokio::select! {
                 biased;
@@ -306,76 +330,6 @@ impl<'p> Session<'p> {
 
     fn let_go(&mut self) {
         self.backend = None;
-        self.proxy.log.record(Event::BackendLost(self.id));
+        self.target.proxy.log.record(Event::BackendLost(self.target.id));
     }
-
-    /// Opens the database session, waiting for a database as the proxy does. The inner error is for the client.
-    async fn borrow(&mut self) -> Result<Result<Vec<Frame>, Frame>, Ended> {
-        let until = self.proxy.clock.monotonic() + self.proxy.borrow_timeout;
-        let mut queued = false;
-        loop {
-            if !queued && self.assigned.is_none() {
-                queued = true;
-                self.proxy.log.record(Event::Queued(self.id));
-            }
-            let opening = async {
-                match &self.assigned {
-                    Some(backend) => backend.open(&self.startup, self.prepared.named()).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let opened = tokio::select! {
-                biased;
-                command = self.commands.recv() => {
-                    self.obey_in_queue(command)?;
-                    continue;
-                }
-                opened = opening => opened,
-                () = client_hangs_up(&mut self.client) => return Err(Ended::quietly(Closed::ByClient)),
-                () = self.proxy.clock.sleep_until(until) => return Ok(Err(Refusal::borrow_timeout().frame("ERROR"))),
-            };
-            match (opened, &self.assigned) {
-                (Ok(BackendSession { wire, parameters }), Some(backend)) => {
-                    let address = backend.address;
-                    self.backend = Some(wire);
-                    self.proxy.log.record(Event::BackendOpened { session: self.id, address });
-                    return Ok(Ok(parameters));
-                }
-                (Err(Unavailable::Refused(error)), _) => return Ok(Err(error)),
-                _ => {}
-            }
-            if !queued {
-                queued = true;
-                self.proxy.log.record(Event::Queued(self.id));
-            }
-            let again = (self.proxy.clock.monotonic() + RETRY_EVERY).min(until);
-            tokio::select! {
-                biased;
-                command = self.commands.recv() => self.obey_in_queue(command)?,
-                () = self.proxy.clock.sleep_until(again) => {}
-            }
-        }
-    }
-
-    /// A request that waits has reached no database: another one can serve it.
-    fn obey_in_queue(&mut self, command: Option<Command>) -> Result<(), Ended> {
-        match command {
-            Some(Command::Move(backend)) => {
-                self.assigned = backend;
-                Ok(())
-            }
-            Some(Command::CutIfIdle) => Ok(()),
-            command => self.obey(command),
-        }
-    }
-}
-
-/// Completes when the client has gone; what it sends until then is kept.
-async fn client_hangs_up(client: &mut Wire) {
-    while !client.reader.is_full() {
-        if !matches!(client.reader.fill().await, Ok(true)) {
-            return;
-        }
-    }
-    std::future::pending().await
 }

@@ -1,5 +1,7 @@
 //! The server's side of SCRAM-SHA-256, for users who log in with a password. Source: RFC 5802 and RFC 7677.
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::Mac;
@@ -11,24 +13,50 @@ use crate::secret::Secret;
 /// RDS Proxy's own number. Source: "Amazon RDS Proxy", limitations.
 const ITERATIONS: u32 = 4096;
 
+/// All a server keeps of a password.
+#[derive(Clone)]
+pub(super) struct Verifier {
+    salt: [u8; 16],
+    stored_key: [u8; 32],
+    server_key: [u8; 32],
+}
+
 /// A login that has been asked for its proof.
 pub(super) struct Challenge {
     pub(super) message: String,
     client_first: String,
     nonce: String,
-    salted_password: Vec<u8>,
+    verifier: Verifier,
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Who knows the keys can play the server.
+        f.debug_struct("Verifier").finish_non_exhaustive()
+    }
+}
+
+impl Verifier {
+    pub(super) fn new(password: &Secret) -> Self {
+        let salt = std::array::from_fn(|_| fastrand::u8(..));
+        let salted_password = salted(password, &salt);
+        let client_key = sign(&salted_password, b"Client Key");
+        Verifier {
+            salt,
+            stored_key: Sha256::digest(client_key).into(),
+            server_key: sign(&salted_password, b"Server Key"),
+        }
+    }
 }
 
 impl Challenge {
     /// Answers the client's first message; `None` when it is not one, or asks for channel binding.
-    pub(super) fn new(client_first: &str, password: &Secret, random: &mut fastrand::Rng) -> Option<Self> {
+    pub(super) fn new(client_first: &str, verifier: Verifier) -> Option<Self> {
         let client_first = client_first.strip_prefix("n,,").or_else(|| client_first.strip_prefix("y,,"))?;
         let client_nonce = client_first.split(',').find_map(|part| part.strip_prefix("r="))?;
-        let salt: [u8; 16] = std::array::from_fn(|_| random.u8(..));
-        let nonce: String = client_nonce.chars().chain((0..24).map(|_| random.alphanumeric())).collect();
-        let message = format!("r={nonce},s={},i={ITERATIONS}", STANDARD.encode(salt));
-        let salted_password = salted(password, &salt);
-        Some(Challenge { message, client_first: client_first.to_owned(), nonce, salted_password })
+        let nonce: String = client_nonce.chars().chain((0..24).map(|_| fastrand::alphanumeric())).collect();
+        let message = format!("r={nonce},s={},i={ITERATIONS}", STANDARD.encode(verifier.salt));
+        Some(Challenge { message, client_first: client_first.to_owned(), nonce, verifier })
     }
 
     /// Checks the client's proof; the server's own signature if it is right.
@@ -40,15 +68,17 @@ impl Challenge {
             return None;
         }
         let message = format!("{},{},{without_proof}", self.client_first, self.message);
-        let sign = |key: &[u8], text: &[u8]| mac(key, text).finalize().into_bytes();
-        let stored_key = Sha256::digest(sign(&self.salted_password, b"Client Key"));
-        let signature = sign(&stored_key, message.as_bytes());
+        let Verifier { stored_key, server_key, .. } = &self.verifier;
+        let signature = sign(stored_key, message.as_bytes());
         let proof = STANDARD.decode(proof).ok().filter(|proof| proof.len() == signature.len())?;
         let client_key: Vec<u8> = proof.iter().zip(signature).map(|(proof, signature)| proof ^ signature).collect();
-        let server_key = sign(&self.salted_password, b"Server Key");
-        let answer = || format!("v={}", STANDARD.encode(sign(&server_key, message.as_bytes())));
-        (Sha256::digest(&client_key) == stored_key).then(answer)
+        let answer = || format!("v={}", STANDARD.encode(sign(server_key, message.as_bytes())));
+        (Sha256::digest(&client_key)[..] == stored_key[..]).then(answer)
     }
+}
+
+fn sign(key: &[u8], text: &[u8]) -> [u8; 32] {
+    mac(key, text).finalize().into_bytes().into()
 }
 
 fn salted(password: &Secret, salt: &[u8]) -> Vec<u8> {
@@ -71,8 +101,7 @@ mod tests {
     fn login(password: &str) -> Option<String> {
         let mut client = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        let challenge =
-            Challenge::new(&text(client.message()), &Secret::from("right"), &mut fastrand::Rng::with_seed(7)).unwrap();
+        let challenge = Challenge::new(&text(client.message()), Verifier::new(&Secret::from("right"))).unwrap();
         client.update(challenge.message.as_bytes()).unwrap();
         let answer = challenge.check(&text(client.message()))?;
         client.finish(answer.as_bytes()).unwrap();

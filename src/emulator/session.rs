@@ -9,10 +9,11 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::backend::Backend;
 use super::event::{Closed, Event, SessionId};
-use super::login::{NotLoggedIn, login};
-use super::postgres::{Refusal, authentication};
+use super::login::{LoggedIn, NotLoggedIn, login};
+use super::postgres::Refusal;
 use super::proxy::Proxy;
 use super::relay::Session;
+use super::strike::Target;
 use super::wire::Wire;
 
 /// A login takes no longer than this.
@@ -59,12 +60,16 @@ pub(super) async fn serve(
 ) {
     proxy.log.record(Event::Connected(id));
     // A second handle, so that the connection can be cut under whatever layers it has by then.
-    let handle = stream.set_nodelay(true).and_then(|()| SockRef::from(&stream).try_clone());
-    let ended = match &handle {
-        Ok(_) => run(stream, id, &proxy, &mut commands).await,
+    let handles = stream.set_nodelay(true).and_then(|()| {
+        let socket = SockRef::from(&stream).try_clone()?;
+        let watched = TcpStream::from_std(socket.try_clone()?.into())?;
+        Ok((socket, watched))
+    });
+    let ended = match &handles {
+        Ok((_, watched)) => run(stream, Target { id, proxy: &proxy, socket: watched }, &mut commands).await,
         Err(_) => Ended::quietly(Closed::ByClient),
     };
-    if let Ok(socket) = handle {
+    if let Ok((socket, _)) = handles {
         hang_up(&socket, ended.1);
     }
     proxy.forget(id);
@@ -79,11 +84,12 @@ fn hang_up(socket: &Socket, how: Cut) {
     }
 }
 
-async fn run(stream: TcpStream, id: SessionId, proxy: &Proxy, commands: &mut UnboundedReceiver<Command>) -> Ended {
+async fn run(stream: TcpStream, target: Target<'_>, commands: &mut UnboundedReceiver<Command>) -> Ended {
+    let Target { id, proxy, .. } = target;
     let opened = proxy.clock.monotonic();
     let mut assigned = proxy.settings().backend.clone();
     let logged_in = {
-        let logging_in = login(stream, proxy);
+        let logging_in = login(stream, target);
         tokio::pin!(logging_in);
         loop {
             tokio::select! {
@@ -100,17 +106,17 @@ async fn run(stream: TcpStream, id: SessionId, proxy: &Proxy, commands: &mut Unb
             }
         }
     };
-    let (mut wire, startup) = match logged_in {
+    let LoggedIn { wire, startup, welcome, fault } = match logged_in {
         Ok(logged_in) => logged_in,
         Err(NotLoggedIn::Refused { refusal, user, wire }) => return refuse(wire, &refusal, user, id, proxy).await,
+        Err(NotLoggedIn::Struck(ended)) => return ended,
         Err(NotLoggedIn::Gone) => return Ended::quietly(Closed::LoginFailed),
     };
     let limit = proxy.settings().client_limit;
     if let Some(limit) = limit.filter(|limit| proxy.sessions() > *limit) {
         return refuse(wire, &Refusal::too_many_clients(limit), Some(startup.user), id, proxy).await;
     }
-    wire.writer.push(&authentication(0, &[]));
-    Session::new(id, proxy, commands, wire, assigned, startup, opened).run().await
+    Session::new(target, commands, wire, assigned, startup, opened).run(welcome, fault).await
 }
 
 async fn refuse(mut wire: Wire, refusal: &Refusal, user: Option<String>, id: SessionId, proxy: &Proxy) -> Ended {

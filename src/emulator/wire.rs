@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 /// PostgreSQL's own limit on a message.
 const LONGEST_FRAME: usize = 0x3fff_ffff;
 /// Longer than any client's packets before the end of its login.
-pub(super) const LONGEST_LOGIN_FRAME: usize = 64 * 1024;
+const LONGEST_LOGIN_FRAME: usize = 64 * 1024;
 /// While this much waits to be sent to one side, nothing more is read from the other.
 const ENOUGH: usize = 256 * 1024;
 
@@ -27,6 +27,13 @@ pub(super) struct Frame {
 impl Frame {
     pub(super) fn new(tag: u8, body: impl Into<Bytes>) -> Self {
         Frame { tag, body: body.into() }
+    }
+
+    /// As it travels.
+    pub(super) fn encode(&self, buffer: &mut BytesMut) {
+        buffer.put_u8(self.tag);
+        buffer.put_u32(self.body.len() as u32 + 4);
+        buffer.put_slice(&self.body);
     }
 
     /// The zero-terminated texts at its beginning, one after the other.
@@ -69,6 +76,22 @@ pub(super) struct Writer {
 }
 
 impl Wire {
+    /// The stream alone, to be wrapped in TLS; `None` when bytes are buffered that would be lost.
+    pub(super) fn into_stream(self) -> Option<Box<dyn Duplex>> {
+        let nothing_buffered = self.reader.buffer.is_empty() && self.writer.buffer.is_empty();
+        nothing_buffered.then(|| self.reader.stream.unsplit(self.writer.stream))
+    }
+
+    /// Completes when the peer has gone; what it sends until then is kept. Cancel safe.
+    pub(super) async fn hangs_up(&mut self) {
+        while !self.reader.is_full() {
+            if !matches!(self.reader.fill().await, Ok(true)) {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+
     pub(super) fn new(stream: impl Duplex + 'static) -> Self {
         let (read, write) = tokio::io::split(Box::new(stream) as Box<dyn Duplex>);
         Wire {
@@ -94,6 +117,32 @@ impl Reader {
                 return Ok(None);
             }
         }
+    }
+
+    /// A packet of an opening: a length and what it counts, without a letter. `None` when the peer has closed.
+    pub(super) async fn packet(&mut self) -> io::Result<Option<Bytes>> {
+        loop {
+            if let Some(length) = self.buffer.first_chunk::<4>() {
+                let length = u32::from_be_bytes(*length) as usize;
+                if !(8..=LONGEST_LOGIN_FRAME).contains(&length) {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "a packet of an impossible length"));
+                }
+                if self.buffer.len() >= length {
+                    let mut packet = self.buffer.split_to(length).freeze();
+                    packet.advance(4);
+                    return Ok(Some(packet));
+                }
+            }
+            if !self.fill().await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Throws away what has come and what comes next; `false` when the peer has closed. Cancel safe.
+    pub(super) async fn skip(&mut self) -> io::Result<bool> {
+        self.buffer.clear();
+        self.fill().await
     }
 
     /// Reads whatever comes; `false` when the peer has closed. Cancel safe.
@@ -125,9 +174,7 @@ impl Reader {
 
 impl Writer {
     pub(super) fn push(&mut self, frame: &Frame) {
-        self.buffer.put_u8(frame.tag);
-        self.buffer.put_u32(frame.body.len() as u32 + 4);
-        self.buffer.put_slice(&frame.body);
+        frame.encode(&mut self.buffer);
     }
 
     /// Messages that are encoded already.

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use rds_proxy_pool::clock::AdjustableClock;
-use rds_proxy_pool::emulator::{Backend, Builder, Closed, Event, Events, RdsProxyEmulator, SessionId};
+use rds_proxy_pool::emulator::{Builder, Closed, Event, Events, RdsProxyEmulator, SessionId};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use crate::support::servers::{Database, Postgres};
+use crate::support::world::backend;
 
 mod failover;
 mod logins;
@@ -76,15 +77,6 @@ impl Stage {
         let terminate = sqlx::query("SELECT pg_terminate_backend($1, 10000)").bind(pid);
         terminate.execute(&mut connection).await.expect("a superuser may");
     }
-}
-
-fn backend(database: &Database) -> Backend {
-    let options: PgConnectOptions = database.url.parse().expect("a database has a URL");
-    let address = std::net::ToSocketAddrs::to_socket_addrs(&(options.get_host(), options.get_port()));
-    let address = address.expect("the server's host resolves").next().expect("to an address");
-    let url = url::Url::parse(&database.url).expect("a database has a URL");
-    let password = percent_encoding::percent_decode_str(url.password().unwrap_or_default()).decode_utf8_lossy();
-    Backend::new(address).login(options.get_username(), password.into_owned())
 }
 
 fn options(proxy: &RdsProxyEmulator, database: &str) -> PgConnectOptions {

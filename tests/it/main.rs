@@ -8,6 +8,7 @@ mod clients;
 mod dropped;
 mod emulator;
 mod executor;
+mod faults;
 mod hostile;
 mod lambda;
 mod lost;

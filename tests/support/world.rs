@@ -251,7 +251,7 @@ impl World {
 }
 
 /// The server of a database, where everybody logs in as the database's owner.
-fn backend(database: &Database) -> Backend {
+pub fn backend(database: &Database) -> Backend {
     let url = url::Url::parse(&database.url).expect("a database has a URL");
     let host = url.host_str().unwrap_or("localhost");
     let address = std::net::ToSocketAddrs::to_socket_addrs(&(host, url.port().unwrap_or(5432)));

@@ -1,0 +1,104 @@
+//! Faults that a request of a logged-in client meets.
+
+use bytes::BytesMut;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::super::backend::Backend;
+use super::super::event::Closed;
+use super::super::fault::{ClientMessage, Delivered, Point};
+use super::super::in_force::Armed;
+use super::super::session::{Command, Ended};
+use super::super::strike::{Blow, Withheld};
+use super::super::wire::Frame;
+use super::Session;
+
+impl Armed {
+    pub(super) fn is_for_reply(&self) -> bool {
+        matches!(self.point, Point::BeforeReply | Point::MidReply)
+    }
+
+    /// Whether it strikes at a message no later than this one.
+    fn is_for_request(&self, tag: u8) -> bool {
+        match self.point {
+            Point::BeforeRequest | Point::MidRequest => true,
+            // A text of statements has its Sync within.
+            Point::BeforeSync => matches!(tag, b'S' | b'Q'),
+            Point::BeforeReply | Point::MidReply => false,
+        }
+    }
+}
+
+impl Session<'_> {
+    /// Lets a message meet the fault it has coming. Whether it has been handed on to the database by that.
+    pub(super) async fn strike_request(&mut self, frame: &Frame) -> Result<bool, Ended> {
+        if self.armed.is_none() {
+            let message = self.prepared.message(frame);
+            self.armed = message.and_then(|(message, text)| self.target.meet(message, Some(&text)));
+        }
+        let Some(fault) = self.armed.take_if(|armed| armed.is_for_request(frame.tag)) else { return Ok(false) };
+        let mut bytes = BytesMut::new();
+        frame.encode(&mut bytes);
+        let (delivered, before) = match fault.point {
+            Point::BeforeRequest => (Delivered::Nothing, 0),
+            Point::BeforeSync if frame.tag == b'S' => (Delivered::AllButSync, 0),
+            _ => (Delivered::Half, bytes.len() / 2),
+        };
+        let blow = Blow { received: Some(self.received), delivered, before };
+        let Some(backend) = &mut self.backend else { return Ok(false) };
+        let withheld = Withheld::Request(&mut backend.writer, bytes.freeze());
+        let striking = self.target.strike(fault, blow, &mut self.client, withheld);
+        while_under_way(striking, self.commands, &mut self.assigned).await?;
+        Ok(true)
+    }
+
+    /// Keeps an answer back until it is whole, and lets it meet the fault.
+    pub(super) async fn withhold(&mut self, frame: Frame) -> Result<(), Ended> {
+        // The database waits for the client after these, or will say nothing else before the client asks for more.
+        let waits = matches!(frame.tag, b'G' | b'W') || self.received == ClientMessage::Flush;
+        self.held.push(frame);
+        let answers = self.held.iter().filter(|frame| frame.tag == b'Z').count();
+        if answers < self.pending && !waits {
+            return Ok(());
+        }
+        let Some(fault) = self.armed.take() else { return Ok(()) };
+        let reply = std::mem::take(&mut self.held);
+        self.strike_reply(fault, Delivered::Answered, &reply).await?;
+        reply.iter().for_each(|frame| self.take_note(frame));
+        Ok(())
+    }
+
+    /// Lets a whole reply meet a fault; what is left of it reaches the client.
+    pub(super) async fn strike_reply(
+        &mut self,
+        fault: Armed,
+        delivered: Delivered,
+        reply: &[Frame],
+    ) -> Result<(), Ended> {
+        let (withheld, before) = fault.reply(reply);
+        let blow = Blow { received: Some(self.received), delivered, before };
+        let striking = self.target.strike(fault, blow, &mut self.client, withheld);
+        while_under_way(striking, self.commands, &mut self.assigned).await
+    }
+}
+
+/// Obeys a test meanwhile: the session has something under way.
+async fn while_under_way(
+    striking: impl Future<Output = Result<(), Ended>>,
+    commands: &mut UnboundedReceiver<Command>,
+    assigned: &mut Option<Backend>,
+) -> Result<(), Ended> {
+    tokio::pin!(striking);
+    loop {
+        tokio::select! {
+            biased;
+            command = commands.recv() => match command {
+                None => return Err(Ended::quietly(Closed::Shutdown)),
+                Some(Command::Cut(how)) => return Err(Ended(Closed::Cut, how)),
+                Some(Command::Move(_)) => return Err(Ended::quietly(Closed::BackendLost)),
+                Some(Command::Offer(backend)) => drop(assigned.get_or_insert(backend)),
+                Some(Command::CutIfIdle) => {}
+            },
+            struck = &mut striking => return struck,
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! A client that waits for a database.
+
+use std::time::Duration;
+
+use super::super::backend::{BackendSession, Unavailable};
+use super::super::event::{Closed, Event};
+use super::super::postgres::Refusal;
+use super::super::session::{Command, Ended};
+use super::super::wire::Frame;
+use super::Session;
+
+/// Between two attempts to reach a database that is down.
+const RETRY_EVERY: Duration = Duration::from_millis(10);
+
+impl Session<'_> {
+    /// Opens the database session, waiting for a database as the proxy does. The inner error is for the client.
+    pub(super) async fn borrow(&mut self) -> Result<Result<Vec<Frame>, Frame>, Ended> {
+        let until = self.target.proxy.clock.monotonic() + self.target.proxy.borrow_timeout;
+        let mut queued = false;
+        loop {
+            if !queued && self.assigned.is_none() {
+                queued = true;
+                self.target.proxy.log.record(Event::Queued(self.target.id));
+            }
+            let opening = async {
+                match &self.assigned {
+                    Some(backend) => backend.open(&self.startup, self.prepared.named()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let opened = tokio::select! {
+                biased;
+                command = self.commands.recv() => {
+                    self.obey_in_queue(command)?;
+                    continue;
+                }
+                opened = opening => opened,
+                () = self.client.hangs_up() => return Err(Ended::quietly(Closed::ByClient)),
+                () = self.target.proxy.clock.sleep_until(until) => return Ok(Err(Refusal::borrow_timeout().frame("ERROR"))),
+            };
+            match (opened, &self.assigned) {
+                (Ok(BackendSession { wire, parameters }), Some(backend)) => {
+                    let address = backend.address;
+                    self.backend = Some(wire);
+                    self.target.proxy.log.record(Event::BackendOpened { session: self.target.id, address });
+                    return Ok(Ok(parameters));
+                }
+                (Err(Unavailable::Refused(error)), _) => return Ok(Err(error)),
+                _ => {}
+            }
+            if !queued {
+                queued = true;
+                self.target.proxy.log.record(Event::Queued(self.target.id));
+            }
+            let again = (self.target.proxy.clock.monotonic() + RETRY_EVERY).min(until);
+            tokio::select! {
+                biased;
+                command = self.commands.recv() => self.obey_in_queue(command)?,
+                () = self.target.proxy.clock.sleep_until(again) => {}
+            }
+        }
+    }
+
+    /// A request that waits has reached no database: another one can serve it.
+    fn obey_in_queue(&mut self, command: Option<Command>) -> Result<(), Ended> {
+        match command {
+            Some(Command::Move(backend)) => {
+                self.assigned = backend;
+                Ok(())
+            }
+            Some(Command::CutIfIdle) => Ok(()),
+            command => self.obey(command),
+        }
+    }
+}
