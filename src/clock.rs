@@ -122,7 +122,7 @@ impl Clock for SystemClock {
 
 /// The system clock plus an offset that a test moves: what a freeze, a restored snapshot or a time step looks like.
 ///
-/// Clones share the offset. Sleeps run in real time and end early when the clock is advanced past them.
+/// Clones share the offset. One that is [`stopped`](Self::stopped) moves only when told. Sleeps run in real time and end early when the clock is advanced past them.
 ///
 /// ```
 /// use rds_proxy_pool::clock::{AdjustableClock, Clock};
@@ -143,6 +143,8 @@ pub struct AdjustableClock {
 
 #[derive(Debug)]
 struct Offsets {
+    /// Where a clock stands that does not follow the system.
+    stopped: Option<Reading>,
     current: Mutex<Offset>,
     moved: watch::Sender<()>,
 }
@@ -157,7 +159,27 @@ struct Offset {
 impl AdjustableClock {
     /// A clock that agrees with the system until it is moved.
     pub fn new() -> Self {
-        let offsets = Offsets { current: Mutex::default(), moved: watch::Sender::new(()) };
+        Self::starting(None)
+    }
+
+    /// A clock that stands still until it is moved: what happens at the same moment does so however slow the machine is.
+    ///
+    /// ```
+    /// use rds_proxy_pool::clock::{AdjustableClock, Clock};
+    /// use std::time::Duration;
+    ///
+    /// let clock = AdjustableClock::stopped();
+    /// let start = clock.monotonic();
+    /// assert_eq!(clock.monotonic(), start);
+    /// clock.advance(Duration::from_secs(1));
+    /// assert_eq!(clock.monotonic() - start, Duration::from_secs(1));
+    /// ```
+    pub fn stopped() -> Self {
+        Self::starting(Some(SystemClock.now()))
+    }
+
+    fn starting(stopped: Option<Reading>) -> Self {
+        let offsets = Offsets { stopped, current: Mutex::default(), moved: watch::Sender::new(()) };
         AdjustableClock { offsets: Arc::new(offsets) }
     }
 
@@ -184,6 +206,10 @@ impl AdjustableClock {
         self.offsets.moved.send_replace(());
     }
 
+    fn base(&self) -> Reading {
+        self.offsets.stopped.unwrap_or_else(|| SystemClock.now())
+    }
+
     fn offset(&self) -> Offset {
         *self.offsets.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -198,11 +224,11 @@ impl Default for AdjustableClock {
 impl Clock for AdjustableClock {
     fn wall(&self) -> SystemTime {
         let offset = self.offset();
-        SystemClock.wall() + offset.wall_ahead - offset.wall_behind
+        self.base().wall + offset.wall_ahead - offset.wall_behind
     }
 
     fn monotonic(&self) -> Instant {
-        SystemClock.monotonic() + self.offset().monotonic
+        self.base().monotonic + self.offset().monotonic
     }
 
     fn sleep_until(&self, at: Instant) -> Sleep {
@@ -216,7 +242,10 @@ impl Clock for AdjustableClock {
                     return;
                 }
                 // Either the time is up or the clock was moved; both are seen by looking again.
-                let _ = tokio::time::timeout(left, moved.changed()).await;
+                let _ = match clock.offsets.stopped {
+                    None => tokio::time::timeout(left, moved.changed()).await.is_ok(),
+                    Some(_) => moved.changed().await.is_ok(),
+                };
             }
         })
     }

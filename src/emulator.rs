@@ -5,8 +5,7 @@
 //! failover, closes them at the idle timeout, and counts round trips. It listens on 127.0.0.1 only.
 //!
 //! Each client session has one database session of its own, which is replaced when the database moves: prepared
-//! statements are prepared again there. What it does not do yet: share database sessions between clients, pin, and limit
-//! rates.
+//! statements are prepared again there. What it does not do yet: share database sessions between clients, and pin.
 //!
 //! It runs in a thread of its own, so a test may block, or use any runtime.
 
@@ -16,6 +15,7 @@ mod event;
 mod fault;
 mod iam;
 mod in_force;
+mod limits;
 mod login;
 mod postgres;
 mod prepared;
@@ -45,6 +45,7 @@ pub use event::{Closed, Counts, Event, Events, SessionId};
 pub use fault::{ClientMessage, Delivered, Fault, Kind, Message, Point, Schedule, Strike};
 pub use iam::{AccessKey, TokenRefusal};
 pub use in_force::Injected;
+pub use limits::Limit;
 
 /// What happens to clients that are connected when the database moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,11 +128,6 @@ impl RdsProxyEmulator {
     /// Adds a user who logs in with a password, or changes the password of one.
     pub fn set_password(&self, user: impl Into<String>, password: impl Into<Secret>) {
         self.proxy.settings().users.insert(user.into(), User::Password(Verifier::new(&password.into())));
-    }
-
-    /// Changes the limit of clients; those already connected stay.
-    pub fn set_client_limit(&self, limit: Option<usize>) {
-        self.proxy.settings().client_limit = limit;
     }
 
     /// Points the proxy at another database: a failover, or the end of one.

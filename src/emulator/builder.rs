@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::iam::{Audience, LONGEST_LIFE};
+use super::limits::{Gate, Limits};
 use super::proxy::{Proxy, Settings, User, accept, listener, socket};
 use super::scram::Verifier;
 use super::tls::Identity;
@@ -23,8 +24,7 @@ pub struct Builder {
     region: String,
     token_life: Duration,
     requires_tls: bool,
-    idle_timeout: Duration,
-    borrow_timeout: Duration,
+    pub(super) limits: Limits,
     settings: Settings,
     clock: Arc<dyn Clock>,
 }
@@ -36,13 +36,11 @@ impl Builder {
             region: "us-east-1".to_owned(),
             token_life: LONGEST_LIFE,
             requires_tls: true,
-            idle_timeout: Duration::from_secs(30 * 60),
-            borrow_timeout: Duration::from_secs(120),
+            limits: Limits::default(),
             settings: Settings {
                 backend: Some(backend),
                 users: BTreeMap::new(),
                 access_keys: Vec::new(),
-                client_limit: None,
                 parameters: None,
             },
             clock: Arc::new(SystemClock),
@@ -93,24 +91,6 @@ impl Builder {
         self
     }
 
-    /// After this long without traffic an idle client is closed: 30 minutes by default, as on RDS Proxy.
-    pub fn idle_client_timeout(mut self, timeout: Duration) -> Self {
-        self.idle_timeout = timeout;
-        self
-    }
-
-    /// How long a request waits for a database before it is refused with 08000: 120 s by default, as on RDS Proxy.
-    pub fn connection_borrow_timeout(mut self, timeout: Duration) -> Self {
-        self.borrow_timeout = timeout;
-        self
-    }
-
-    /// At most this many clients; more are refused with 53300. No limit by default.
-    pub fn client_limit(mut self, limit: usize) -> Self {
-        self.settings.client_limit = Some(limit);
-        self
-    }
-
     /// The clock by which tokens are judged and timeouts run; an [`AdjustableClock`](crate::clock::AdjustableClock) lets a
     /// test advance it.
     pub fn clock(mut self, clock: impl Clock) -> Self {
@@ -126,13 +106,12 @@ impl Builder {
         // It never listens: it keeps the port ours while connections are refused.
         let reservation = socket(0)?;
         let port = reservation.local_addr()?.as_socket().map_or(0, |address| address.port());
-        let Builder { host, region, token_life, requires_tls, idle_timeout, borrow_timeout, settings, clock } = self;
+        let Builder { host, region, token_life, requires_tls, limits, settings, clock } = self;
         let proxy = Arc::new(Proxy {
             identity: Identity::new(&host)?,
             audience: Audience { host, port, region, token_life },
             requires_tls,
-            idle_timeout,
-            borrow_timeout,
+            gate: Gate::new(limits),
             clock,
             settings: Mutex::new(settings),
             answering: watch::Sender::new(true),

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::fault::Strike;
 use super::iam::TokenRefusal;
+use super::limits::Limit;
 
 /// How many events are kept for those who look later.
 const KEPT: usize = 16_384;
@@ -31,6 +32,8 @@ pub enum Event {
         user: Option<String>,
         /// The SQLSTATE the client was told.
         code: &'static str,
+        /// Which limit it met, if it was one.
+        limit: Option<Limit>,
         /// What was wrong with its token, which the client was not told.
         token: Option<TokenRefusal>,
     },
@@ -104,6 +107,12 @@ pub struct Counts {
     pub logins: u64,
     /// Logins that were refused.
     pub logins_refused: u64,
+    /// Those of them that were refused by [`Limit::ConnectionRate`].
+    pub refused_by_connection_rate: u64,
+    /// Those of them that were refused by [`Limit::Clients`].
+    pub refused_by_client_limit: u64,
+    /// Those of them that were refused by [`Limit::IamRate`].
+    pub refused_by_iam_rate: u64,
     /// Client sessions that exist.
     pub open: u64,
     /// Times a logged-in client sent something and then had to wait for an answer.
@@ -191,6 +200,7 @@ struct Counters {
     connections: AtomicU64,
     logins: AtomicU64,
     logins_refused: AtomicU64,
+    refused_by: [AtomicU64; 3],
     closed: AtomicU64,
     round_trips: AtomicU64,
     statements: AtomicU64,
@@ -214,6 +224,9 @@ impl Log {
         };
         if let Some(counter) = counter {
             counter.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Event::LoginRefused { limit: Some(limit), .. } = &event {
+            self.counters.refused_by[*limit as usize].fetch_add(1, Ordering::Relaxed);
         }
         let mut entries = self.entries();
         if entries.kept.len() == KEPT {
@@ -253,15 +266,26 @@ impl Log {
     }
 
     pub(super) fn counts(&self) -> Counts {
-        let Counters { connections, logins, logins_refused, closed, round_trips, statements, backend_connections } =
-            &self.counters;
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Counters {
+            connections,
+            logins,
+            logins_refused,
+            refused_by,
+            closed,
+            round_trips,
+            statements,
+            backend_connections,
+        } = &self.counters;
+        let refused_by = |limit: Limit| get(&refused_by[limit as usize]);
         // Closed first: a session seen as closed has been seen as connected.
         let closed = get(closed);
         Counts {
             connections: get(connections),
             logins: get(logins),
             logins_refused: get(logins_refused),
+            refused_by_connection_rate: refused_by(Limit::ConnectionRate),
+            refused_by_client_limit: refused_by(Limit::Clients),
+            refused_by_iam_rate: refused_by(Limit::IamRate),
             open: get(connections).saturating_sub(closed),
             round_trips: get(round_trips),
             statements: get(statements),
@@ -272,4 +296,8 @@ impl Log {
     fn entries(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn get(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
 }

@@ -8,6 +8,7 @@ use super::event::Event;
 use super::fault::{ClientMessage, Delivered, Kind, Message, Point};
 use super::iam::verify;
 use super::in_force::Armed;
+use super::limits::Admission;
 use super::postgres::{Opening, Refusal, Startup, authentication};
 use super::proxy::User;
 use super::scram::{Challenge, Verifier};
@@ -20,6 +21,7 @@ use crate::secret::Secret;
 pub(super) struct LoggedIn {
     pub(super) wire: Wire,
     pub(super) startup: Startup,
+    pub(super) admission: Admission,
     /// What it is to be told first.
     pub(super) welcome: Vec<Frame>,
     /// What the end of the login meets.
@@ -57,8 +59,13 @@ pub(super) async fn login(stream: TcpStream, target: Target<'_>) -> Result<Logge
         Opening::Refused(refusal) => return Err(NotLoggedIn::Refused { refusal, user: None, wire: talk.wire }),
         Opening::Tls | Opening::Gss | Opening::Cancel => return Err(NotLoggedIn::Gone),
     };
+    let proxy = target.proxy;
+    let admission = match proxy.gate.admit(proxy.clock.monotonic()) {
+        Ok(admission) => admission,
+        Err(refusal) => return Err(NotLoggedIn::Refused { refusal, user: Some(startup.user), wire: talk.wire }),
+    };
     match talk.authenticate(&startup.user).await {
-        Ok(welcome) => Ok(LoggedIn { wire: talk.wire, startup, welcome, fault: talk.fault }),
+        Ok(welcome) => Ok(LoggedIn { wire: talk.wire, startup, admission, welcome, fault: talk.fault }),
         Err(Denied::Refused(refusal)) => {
             Err(NotLoggedIn::Refused { refusal, user: Some(startup.user), wire: talk.wire })
         }
@@ -167,6 +174,7 @@ impl Talk<'_> {
                 let token = answer.texts().next().unwrap_or_default();
                 let token = Secret::from(String::from_utf8_lossy(&token).into_owned());
                 let proxy = self.target.proxy;
+                proxy.gate.admit_token(proxy.clock.monotonic())?;
                 let keys = proxy.settings().access_keys.clone();
                 let verdict = verify(token.expose(), user, &proxy.audience, &keys, proxy.clock.wall());
                 verdict.map_err(|reason| Refusal::token(user, reason))?;

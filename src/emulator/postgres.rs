@@ -8,6 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::fault::Kind;
 use super::iam::TokenRefusal;
+use super::limits::Limit;
 use super::wire::{Frame, Texts};
 
 /// The parameters a client may send at startup. Source: "Connecting to a database through RDS Proxy".
@@ -28,11 +29,12 @@ pub(super) struct Refusal {
     pub(super) code: &'static str,
     pub(super) text: String,
     pub(super) token: Option<TokenRefusal>,
+    pub(super) limit: Option<Limit>,
 }
 
 impl Refusal {
     fn new(code: &'static str, text: impl Into<String>) -> Self {
-        Refusal { code, text: text.into(), token: None }
+        Refusal { code, text: text.into(), token: None, limit: None }
     }
 
     pub(super) fn token(user: &str, reason: TokenRefusal) -> Self {
@@ -66,8 +68,22 @@ impl Refusal {
     }
 
     pub(super) fn too_many_clients(limit: usize) -> Self {
-        let text = format!("The maximum number of client connections to the proxy exceeded {limit}.");
-        Refusal::new("53300", text)
+        Refusal::limit(
+            Limit::Clients,
+            format!("The maximum number of client connections to the proxy exceeded {limit}."),
+        )
+    }
+
+    pub(super) fn connection_rate(limit: u32) -> Self {
+        Refusal::limit(Limit::ConnectionRate, format!("Rate of connection to proxy exceeded {limit}."))
+    }
+
+    pub(super) fn iam_rate() -> Self {
+        Refusal::limit(Limit::IamRate, "The IAM authentication failed because of too many competing requests.")
+    }
+
+    fn limit(limit: Limit, text: impl Into<String>) -> Self {
+        Refusal { limit: Some(limit), ..Refusal::new("53300", text) }
     }
 
     pub(super) fn borrow_timeout() -> Self {

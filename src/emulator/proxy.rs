@@ -5,7 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::iam::Audience;
 use super::in_force::Faults;
+use super::limits::{Gate, Limits};
 use super::scram::Verifier;
 use super::session::{Command, serve};
 use super::tls::Identity;
@@ -37,7 +38,6 @@ pub(super) struct Settings {
     pub(super) backend: Option<Backend>,
     pub(super) users: BTreeMap<String, User>,
     pub(super) access_keys: Vec<AccessKey>,
-    pub(super) client_limit: Option<usize>,
     /// What the database last said about itself.
     pub(super) parameters: Option<Vec<Frame>>,
 }
@@ -47,8 +47,7 @@ pub(super) struct Proxy {
     pub(super) identity: Identity,
     pub(super) audience: Audience,
     pub(super) requires_tls: bool,
-    pub(super) idle_timeout: Duration,
-    pub(super) borrow_timeout: Duration,
+    pub(super) gate: Gate,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) settings: Mutex<Settings>,
     pub(super) answering: watch::Sender<bool>,
@@ -71,12 +70,13 @@ impl Proxy {
         self.settings().users.get(name).cloned()
     }
 
-    pub(super) fn sessions(&self) -> usize {
-        self.registry().len()
-    }
-
     pub(super) fn forget(&self, session: SessionId) {
         self.registry().remove(&session);
+    }
+
+    /// Completes `length` after `start`, whatever the limits say of that length by then.
+    pub(super) async fn passed(&self, start: Instant, length: impl Fn(&Limits) -> Duration) {
+        self.gate.passed(&*self.clock, start, length).await;
     }
 
     pub(super) fn is_answering(&self) -> bool {

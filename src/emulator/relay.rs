@@ -1,6 +1,6 @@
 //! A client relayed frame by frame to one database session, which may be replaced while nothing is under way.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -14,11 +14,8 @@ use super::session::{Command, Ended};
 use super::strike::Target;
 use super::wire::{Frame, Wire};
 
+mod borrow;
 mod faults;
-mod queue;
-
-/// A client connection lives no longer than this, however busy. Source: "RDS Proxy connection considerations".
-const LONGEST_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A client that is logged in.
 pub(super) struct Session<'p> {
@@ -164,9 +161,8 @@ impl<'p> Session<'p> {
     /// Waits for whatever comes first. Giving the others up loses nothing.
     async fn next(&mut self) -> Next {
         let idle = self.is_idle() && self.client.writer.is_empty();
-        let life = self.opened + LONGEST_LIFE;
-        let limit = if idle { life.min(self.last_traffic + self.target.proxy.idle_timeout) } else { life };
-        let clock = &self.target.proxy.clock;
+        let too_old = self.target.proxy.passed(self.opened, |limits| limits.client_life);
+        let too_idle = self.target.proxy.passed(self.last_traffic, |limits| limits.idle_client_timeout);
         let Wire { reader: client_reader, writer: client_writer } = &mut self.client;
         let mut backend = self.backend.as_mut();
         let (client_full, client_waits) = (client_writer.is_full(), !client_writer.is_empty());
@@ -195,7 +191,8 @@ impl<'p> Session<'p> {
             sent = to_backend, if backend_waits => Next::SentToBackend(sent),
             frame = from_backend, if !client_full => Next::FromBackend(frame),
             frame = client_reader.frame(), if !backend_full => Next::FromClient(frame),
-            () = clock.sleep_until(limit) => Next::TooOld,
+            () = too_old => Next::TooOld,
+            () = too_idle, if idle => Next::TooOld,
         }
     }
 

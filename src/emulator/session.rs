@@ -106,22 +106,20 @@ async fn run(stream: TcpStream, target: Target<'_>, commands: &mut UnboundedRece
             }
         }
     };
-    let LoggedIn { wire, startup, welcome, fault } = match logged_in {
+    let LoggedIn { wire, startup, admission, welcome, fault } = match logged_in {
         Ok(logged_in) => logged_in,
         Err(NotLoggedIn::Refused { refusal, user, wire }) => return refuse(wire, &refusal, user, id, proxy).await,
         Err(NotLoggedIn::Struck(ended)) => return ended,
         Err(NotLoggedIn::Gone) => return Ended::quietly(Closed::LoginFailed),
     };
-    let limit = proxy.settings().client_limit;
-    if let Some(limit) = limit.filter(|limit| proxy.sessions() > *limit) {
-        return refuse(wire, &Refusal::too_many_clients(limit), Some(startup.user), id, proxy).await;
-    }
-    Session::new(target, commands, wire, assigned, startup, opened).run(welcome, fault).await
+    let ended = Session::new(target, commands, wire, assigned, startup, opened).run(welcome, fault).await;
+    drop(admission);
+    ended
 }
 
 async fn refuse(mut wire: Wire, refusal: &Refusal, user: Option<String>, id: SessionId, proxy: &Proxy) -> Ended {
-    let Refusal { code, token, .. } = refusal;
-    proxy.log.record(Event::LoginRefused { session: id, user, code, token: *token });
+    let Refusal { code, limit, token, .. } = refusal;
+    proxy.log.record(Event::LoginRefused { session: id, user, code, limit: *limit, token: *token });
     wire.writer.push(&refusal.frame("FATAL"));
     // If the client has gone it will not read this.
     let _ = wire.writer.finish().await;

@@ -16,6 +16,7 @@ use crate::support::servers::{Database, Postgres};
 use crate::support::world::backend;
 
 mod failover;
+mod limits;
 mod logins;
 mod network;
 mod strangers;

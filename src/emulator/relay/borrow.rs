@@ -1,4 +1,4 @@
-//! A client that waits for a database.
+//! How a session gets a database session: it waits for one as long as the proxy lets it.
 
 use std::time::Duration;
 
@@ -15,16 +15,21 @@ const RETRY_EVERY: Duration = Duration::from_millis(10);
 impl Session<'_> {
     /// Opens the database session, waiting for a database as the proxy does. The inner error is for the client.
     pub(super) async fn borrow(&mut self) -> Result<Result<Vec<Frame>, Frame>, Ended> {
-        let until = self.target.proxy.clock.monotonic() + self.target.proxy.borrow_timeout;
+        let since = self.target.proxy.clock.monotonic();
         let mut queued = false;
         loop {
-            if !queued && self.assigned.is_none() {
+            if !queued && (self.assigned.is_none() || !self.target.proxy.gate.limits().init_delay.is_zero()) {
                 queued = true;
                 self.target.proxy.log.record(Event::Queued(self.target.id));
             }
             let opening = async {
                 match &self.assigned {
-                    Some(backend) => backend.open(&self.startup, self.prepared.named()).await,
+                    Some(backend) => {
+                        let session = backend.open(&self.startup, self.prepared.named()).await?;
+                        let start = self.target.proxy.clock.monotonic();
+                        self.target.proxy.passed(start, |limits| limits.init_delay).await;
+                        Ok(session)
+                    }
                     None => std::future::pending().await,
                 }
             };
@@ -36,7 +41,7 @@ impl Session<'_> {
                 }
                 opened = opening => opened,
                 () = self.client.hangs_up() => return Err(Ended::quietly(Closed::ByClient)),
-                () = self.target.proxy.clock.sleep_until(until) => return Ok(Err(Refusal::borrow_timeout().frame("ERROR"))),
+                () = self.target.proxy.passed(since, |limits| limits.borrow_timeout) => return Ok(Err(Refusal::borrow_timeout().frame("ERROR"))),
             };
             match (opened, &self.assigned) {
                 (Ok(BackendSession { wire, parameters }), Some(backend)) => {
@@ -52,7 +57,7 @@ impl Session<'_> {
                 queued = true;
                 self.target.proxy.log.record(Event::Queued(self.target.id));
             }
-            let again = (self.target.proxy.clock.monotonic() + RETRY_EVERY).min(until);
+            let again = self.target.proxy.clock.monotonic() + RETRY_EVERY;
             tokio::select! {
                 biased;
                 command = self.commands.recv() => self.obey_in_queue(command)?,
