@@ -48,12 +48,38 @@ pub use in_force::Injected;
 pub use limits::Limit;
 
 /// What happens to clients that are connected when the database moves.
+///
+/// New clients go to the new database in any case. Where a client is cut while a statement runs, the server it ran on,
+/// if it is still there, may finish it: what a client is not told has happened may have happened.
+///
+/// Two more ways a failover can go need none of these. While there is no writer, see
+/// [`clear_backend`](RdsProxyEmulator::clear_backend). And a proxy that has not noticed that its writer was demoted sends
+/// old and new clients there until it is told otherwise: have it in front of a read-only server, then call
+/// [`set_backend`](RdsProxyEmulator::set_backend).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Existing {
-    /// A failover: idle ones are moved along unnoticed; those in a transaction or with a request under way are cut.
+    /// A clean failover, the documented one: idle ones are moved along unnoticed, requests that queue are served by the
+    /// new database, those in a transaction or with a request under way are cut.
+    ///
+    /// Source: "How RDS Proxy works", on failover.
     Move,
-    /// They stay where they are, as sessions do that still lead to a demoted writer.
+    /// They stay where they are, as sessions do that still lead to a demoted writer; those that queue without a database
+    /// are served by the new one.
+    ///
+    /// Source: reports of sessions that got 25006 after a failover. RDS Proxy does not document it.
     Stay,
+    /// An abrupt failover: every client connection is closed without a word, also those that are logging in.
+    ///
+    /// Source: what drivers report of failovers, "server closed the connection unexpectedly".
+    Drop,
+    /// A switchover of a blue/green deployment: every client is told FATAL 57P01 and closed.
+    ///
+    /// As on a server that stops, statements under way are stopped first: a client that is told this has not missed the
+    /// success of one, unless its connection broke before. A client that has not proven who it is is closed.
+    ///
+    /// Source: "Using RDS Proxy with blue/green deployments", and what PostgreSQL sessions are told then.
+    Terminate,
 }
 
 /// A running emulator; stopped, with all its connections, when dropped.
@@ -130,17 +156,22 @@ impl RdsProxyEmulator {
         self.proxy.settings().users.insert(user.into(), User::Password(Verifier::new(&password.into())));
     }
 
-    /// Points the proxy at another database: a failover, or the end of one.
+    /// Points the proxy at another database: a failover, or the end of one. [`Existing`] lists how they can go.
     pub fn set_backend(&self, backend: Backend, existing: Existing) {
         self.proxy.settings().backend = Some(backend.clone());
         self.proxy.command_all(&match existing {
             Existing::Move => Command::Move(Some(backend)),
             Existing::Stay => Command::Offer(backend),
+            Existing::Drop => Command::FailOver(Cut::Close),
+            Existing::Terminate => Command::FailOver(Cut::Terminate),
         });
     }
 
-    /// Takes the database away: idle clients stay connected, those with work under way are cut, and new work queues until
-    /// [`set_backend`](Self::set_backend) or the borrow timeout.
+    /// Takes the database away, as in a failover that has no new writer yet: idle clients stay connected, those with work
+    /// under way are cut, and new work queues until [`set_backend`](Self::set_backend) or the
+    /// [borrow timeout](Builder::connection_borrow_timeout), when it is refused with 08000 and the client goes on.
+    ///
+    /// Source: "How RDS Proxy works", on failover.
     pub fn clear_backend(&self) {
         self.proxy.settings().backend = None;
         self.proxy.command_all(&Command::Move(None));

@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::frontend;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::postgres::{Startup, sqlstate, sync};
 use super::wire::{Frame, Wire};
 use crate::secret::Secret;
+
+/// What a CancelRequest begins with.
+const CANCEL: u32 = 1234 << 16 | 5678;
 
 /// The database server behind the emulator, and how to log in there.
 ///
@@ -44,6 +48,8 @@ impl Backend {
 /// An open session.
 pub(super) struct BackendSession {
     pub(super) wire: Wire,
+    /// With which the server stops what runs there.
+    pub(super) key: Bytes,
     /// What the server said about itself, in the order it said so.
     pub(super) parameters: Vec<Frame>,
 }
@@ -79,11 +85,12 @@ impl Backend {
         send(&mut wire, |buffer| frontend::startup_message(fixed.into_iter().chain(others), buffer)).await?;
         self.authenticate(&mut wire, user).await?;
 
-        let mut parameters = Vec::new();
+        let (mut parameters, mut key) = (Vec::new(), Bytes::new());
         loop {
             let frame = answer(&mut wire).await?;
             match frame.tag {
                 b'S' => parameters.push(frame),
+                b'K' => key = frame.body,
                 b'Z' => break,
                 _ => {}
             }
@@ -97,7 +104,18 @@ impl Backend {
         for _ in statements {
             while next(&mut wire).await?.tag != b'Z' {}
         }
-        Ok(BackendSession { wire, parameters })
+        Ok(BackendSession { wire, key, parameters })
+    }
+
+    /// Asks the server to stop what the session with this key runs; completes when the server has taken note.
+    pub(super) async fn cancel(&self, key: &[u8]) -> io::Result<()> {
+        let mut stream = TcpStream::connect(self.address).await?;
+        let mut request = BytesMut::new();
+        request.put_u32(8 + key.len() as u32);
+        request.put_u32(CANCEL);
+        request.put_slice(key);
+        stream.write_all(&request).await?;
+        stream.read_to_end(&mut Vec::new()).await.map(drop)
     }
 
     async fn authenticate(&self, wire: &mut Wire, user: &str) -> Result<(), Unavailable> {

@@ -89,6 +89,8 @@ pub enum Closed {
     TimedOut,
     /// Its database connection was lost in a transaction or while a request was under way.
     BackendLost,
+    /// The database moved, in a way that keeps no client.
+    Failover,
     /// The test cut it.
     Cut,
     /// A fault struck it.

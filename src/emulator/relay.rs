@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::backend::Backend;
@@ -15,6 +16,7 @@ use super::strike::Target;
 use super::wire::{Frame, Wire};
 
 mod borrow;
+mod farewell;
 mod faults;
 
 /// A client that is logged in.
@@ -23,6 +25,8 @@ pub(super) struct Session<'p> {
     commands: &'p mut UnboundedReceiver<Command>,
     client: Wire,
     backend: Option<Wire>,
+    /// The key of that database session.
+    cancel_key: Bytes,
     /// Where its database session is, or will be opened.
     assigned: Option<Backend>,
     startup: Startup,
@@ -70,6 +74,7 @@ impl<'p> Session<'p> {
             commands,
             client,
             backend: None,
+            cancel_key: Bytes::new(),
             assigned,
             startup,
             prepared: Prepared::default(),
@@ -87,10 +92,11 @@ impl<'p> Session<'p> {
 
     /// Relays until either side ends it.
     pub(super) async fn run(mut self, welcome: Vec<Frame>, fault: Option<Armed>) -> Ended {
-        match self.begin(welcome, fault).await {
+        let ended = match self.begin(welcome, fault).await {
             Ok(()) => self.relay().await,
             Err(ended) => ended,
-        }
+        };
+        self.farewell(ended).await
     }
 
     /// Completes the login with what the database says about itself.
@@ -204,6 +210,7 @@ impl<'p> Session<'p> {
         match command {
             None => Err(Ended::quietly(Closed::Shutdown)),
             Some(Command::Cut(how)) => Err(Ended(Closed::Cut, how)),
+            Some(Command::FailOver(how)) => Err(Ended(Closed::Failover, how)),
             Some(Command::CutIfIdle) if self.is_idle() => Err(Ended::quietly(Closed::Cut)),
             Some(Command::CutIfIdle) => Ok(()),
             Some(Command::Offer(backend)) => {

@@ -28,6 +28,8 @@ pub(super) enum Command {
     CutIfIdle,
     /// Its database is another one now, or none: what is under way is lost, an idle client does not notice.
     Move(Option<Backend>),
+    /// The database moved and nobody is kept.
+    FailOver(Cut),
     /// Here is a database, for a session that has none.
     Offer(Backend),
 }
@@ -39,6 +41,8 @@ pub(super) enum Cut {
     Close,
     /// With RST.
     Reset,
+    /// With FIN, and before it with FATAL 57P01 where a client has logged in or waits for the end of its login.
+    Terminate,
 }
 
 /// The end of a session.
@@ -79,7 +83,7 @@ pub(super) async fn serve(
 /// Errors here mean that the client was faster.
 fn hang_up(socket: &Socket, how: Cut) {
     match how {
-        Cut::Close => drop(socket.shutdown(std::net::Shutdown::Both)),
+        Cut::Close | Cut::Terminate => drop(socket.shutdown(std::net::Shutdown::Both)),
         Cut::Reset => drop(socket.set_linger(Some(Duration::ZERO))),
     }
 }
@@ -97,6 +101,7 @@ async fn run(stream: TcpStream, target: Target<'_>, commands: &mut UnboundedRece
                 command = commands.recv() => match command {
                     None => return Ended::quietly(Closed::Shutdown),
                     Some(Command::Cut(how)) => return Ended(Closed::Cut, how),
+                    Some(Command::FailOver(how)) => return Ended(Closed::Failover, how),
                     Some(Command::CutIfIdle) => {}
                     Some(Command::Move(backend)) => assigned = backend,
                     Some(Command::Offer(backend)) => drop(assigned.get_or_insert(backend)),

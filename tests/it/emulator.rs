@@ -18,6 +18,7 @@ use crate::support::world::backend;
 mod failover;
 mod limits;
 mod logins;
+mod modes;
 mod network;
 mod strangers;
 

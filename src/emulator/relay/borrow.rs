@@ -44,9 +44,10 @@ impl Session<'_> {
                 () = self.target.proxy.passed(since, |limits| limits.borrow_timeout) => return Ok(Err(Refusal::borrow_timeout().frame("ERROR"))),
             };
             match (opened, &self.assigned) {
-                (Ok(BackendSession { wire, parameters }), Some(backend)) => {
+                (Ok(BackendSession { wire, key, parameters }), Some(backend)) => {
                     let address = backend.address;
                     self.backend = Some(wire);
+                    self.cancel_key = key;
                     self.target.proxy.log.record(Event::BackendOpened { session: self.target.id, address });
                     return Ok(Ok(parameters));
                 }
@@ -57,11 +58,11 @@ impl Session<'_> {
                 queued = true;
                 self.target.proxy.log.record(Event::Queued(self.target.id));
             }
-            let again = self.target.proxy.clock.monotonic() + RETRY_EVERY;
             tokio::select! {
                 biased;
                 command = self.commands.recv() => self.obey_in_queue(command)?,
-                () = self.target.proxy.clock.sleep_until(again) => {}
+                // The server's time, not the proxy's.
+                () = tokio::time::sleep(RETRY_EVERY) => {}
             }
         }
     }

@@ -7,7 +7,7 @@ use super::super::backend::Backend;
 use super::super::event::Closed;
 use super::super::fault::{ClientMessage, Delivered, Point};
 use super::super::in_force::Armed;
-use super::super::session::{Command, Ended};
+use super::super::session::{Command, Cut, Ended};
 use super::super::strike::{Blow, Withheld};
 use super::super::wire::Frame;
 use super::Session;
@@ -94,6 +94,9 @@ async fn while_under_way(
             command = commands.recv() => match command {
                 None => return Err(Ended::quietly(Closed::Shutdown)),
                 Some(Command::Cut(how)) => return Err(Ended(Closed::Cut, how)),
+                // Whoever is being kept waiting by a fault hears no last words either.
+                Some(Command::FailOver(Cut::Reset)) => return Err(Ended(Closed::Failover, Cut::Reset)),
+                Some(Command::FailOver(_)) => return Err(Ended::quietly(Closed::Failover)),
                 Some(Command::Move(_)) => return Err(Ended::quietly(Closed::BackendLost)),
                 Some(Command::Offer(backend)) => drop(assigned.get_or_insert(backend)),
                 Some(Command::CutIfIdle) => {}
