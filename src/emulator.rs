@@ -11,11 +11,13 @@
 
 mod backend;
 mod builder;
+mod carrier;
 mod event;
 mod fault;
 mod iam;
 mod in_force;
 mod limits;
+mod link;
 mod login;
 mod postgres;
 mod prepared;
@@ -46,6 +48,7 @@ pub use fault::{ClientMessage, Delivered, Fault, Kind, Message, Point, Schedule,
 pub use iam::{AccessKey, TokenRefusal};
 pub use in_force::Injected;
 pub use limits::Limit;
+pub use link::Link;
 
 /// What happens to clients that are connected when the database moves.
 ///

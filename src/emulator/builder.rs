@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::iam::{Audience, LONGEST_LIFE};
 use super::limits::{Gate, Limits};
+use super::link::{Link, Links};
 use super::proxy::{Proxy, Settings, User, accept, listener, socket};
 use super::scram::Verifier;
 use super::tls::Identity;
@@ -26,6 +27,7 @@ pub struct Builder {
     requires_tls: bool,
     pub(super) limits: Limits,
     settings: Settings,
+    pub(super) link: Option<Link>,
     clock: Arc<dyn Clock>,
 }
 
@@ -43,6 +45,7 @@ impl Builder {
                 access_keys: Vec::new(),
                 parameters: None,
             },
+            link: None,
             clock: Arc::new(SystemClock),
         }
     }
@@ -106,7 +109,7 @@ impl Builder {
         // It never listens: it keeps the port ours while connections are refused.
         let reservation = socket(0)?;
         let port = reservation.local_addr()?.as_socket().map_or(0, |address| address.port());
-        let Builder { host, region, token_life, requires_tls, limits, settings, clock } = self;
+        let Builder { host, region, token_life, requires_tls, limits, settings, link, clock } = self;
         let proxy = Arc::new(Proxy {
             identity: Identity::new(&host)?,
             audience: Audience { host, port, region, token_life },
@@ -119,6 +122,7 @@ impl Builder {
             next_session: AtomicU64::new(1),
             log: event::Log::new(),
             faults: Arc::default(),
+            links: Links::new(link),
         });
         let first = listener(port)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use super::iam::Audience;
 use super::in_force::Faults;
 use super::limits::{Gate, Limits};
+use super::link::Links;
 use super::scram::Verifier;
 use super::session::{Command, serve};
 use super::tls::Identity;
@@ -55,6 +56,7 @@ pub(super) struct Proxy {
     pub(super) next_session: AtomicU64,
     pub(super) log: Arc<event::Log>,
     pub(super) faults: Arc<Faults>,
+    pub(super) links: Links,
 }
 
 impl Proxy {
@@ -143,7 +145,7 @@ pub(super) async fn accept(
                 }
             }
             accepted = accepting => {
-                let Ok((stream, _)) = accepted else {
+                let Ok(stream) = accepted.and_then(|(stream, _)| proxy.links.lead(stream)) else {
                     // The client has gone again, or a shortage: not worth a busy loop.
                     tokio::time::sleep(SHORTAGE).await;
                     continue;
@@ -160,6 +162,7 @@ pub(super) async fn accept(
     // Their senders gone, the sessions end by themselves.
     proxy.registry().clear();
     while sessions.join_next().await.is_some() {}
+    proxy.links.stop();
 }
 
 pub(super) fn socket(port: u16) -> io::Result<Socket> {

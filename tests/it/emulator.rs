@@ -17,6 +17,7 @@ use crate::support::world::backend;
 
 mod failover;
 mod limits;
+mod link;
 mod logins;
 mod modes;
 mod network;
