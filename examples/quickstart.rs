@@ -24,6 +24,7 @@ use serde_json::json;
 use ledger::Ledger;
 use report::{Numbers, Story};
 use support::lambda::LambdaFunction;
+use support::servers::pair::Ending;
 use support::servers::{Failure, Pair, Postgres, Replication};
 
 const USER: &str = "app";
@@ -76,7 +77,7 @@ impl Servers {
 
     fn writer(&self) -> &Postgres {
         match self {
-            Servers::Pair(pair) => &pair.primary,
+            Servers::Pair(pair) => pair.primary(),
             Servers::One(server) => server,
         }
     }
@@ -85,8 +86,8 @@ impl Servers {
     async fn fail_over(&self) -> Backend {
         match self {
             Servers::Pair(pair) => {
-                pair.fail_over().await;
-                backend(&pair.standby)
+                pair.fail_over(Ending::Kill9).await;
+                backend(pair.primary())
             }
             Servers::One(server) => {
                 server.kill9().await;

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use sqlx::{Connection, PgConnection};
 
-use crate::support::servers::{Postgres, Replication};
+use crate::support::servers::Postgres;
+
+mod pair;
 
 #[tokio::test]
 async fn a_started_server_takes_writes_from_its_own_role() {
@@ -64,35 +66,6 @@ async fn a_password_is_asked_of_the_role_that_has_one() {
     let refused = PgConnection::connect(&url("wrong")).await.expect_err("a wrong password is refused");
     let code = refused.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
     assert_eq!(code.as_deref(), Some("28P01"));
-}
-
-#[tokio::test]
-async fn a_synchronous_standby_shows_a_row_when_its_commit_returns() {
-    let Some(pair) = Postgres::start_pair(Replication::Synchronous).await else { return };
-    pair.primary.execute("CREATE TABLE t (id int)").await;
-    for _ in 0..5 {
-        pair.primary.execute("INSERT INTO t VALUES (1)").await;
-        let mut standby = pair.standby.connect().await.expect("the standby accepts connections");
-        let on_primary: i64 = {
-            let mut primary = pair.primary.connect().await.expect("the primary accepts connections");
-            sqlx::query_scalar("SELECT count(*) FROM t").fetch_one(&mut primary).await.expect("the table is there")
-        };
-        let on_standby: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM t").fetch_one(&mut standby).await.expect("the table is there");
-        assert_eq!(on_primary, on_standby);
-    }
-}
-
-#[tokio::test]
-async fn a_standby_refuses_writes_until_it_is_promoted() {
-    let Some(pair) = Postgres::start_pair(Replication::Asynchronous).await else { return };
-    pair.primary.execute("CREATE TABLE t (id int)").await;
-    pair.wait_replicated().await;
-    let mut standby = pair.standby.connect().await.expect("the standby accepts connections");
-    sqlx::raw_sql("INSERT INTO t VALUES (1)").execute(&mut standby).await.expect_err("a standby cannot write");
-    pair.fail_over().await;
-    sqlx::raw_sql("INSERT INTO t VALUES (1)").execute(&mut standby).await.expect("a primary can write");
-    assert!(pair.primary.connect().await.is_err(), "the old primary is gone");
 }
 
 #[tokio::test]

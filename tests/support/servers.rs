@@ -12,10 +12,8 @@
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
@@ -23,12 +21,16 @@ use sqlx::{ConnectOptions, Connection};
 use tokio::sync::OnceCell;
 
 use super::process::{POLL, Process, Signal};
-use template::{Installation, plain_environment};
+use local::Local;
+use template::Installation;
 
 #[cfg(feature = "docker-tests")]
 mod docker;
-mod pair;
+mod local;
+pub mod pair;
 mod template;
+
+pub use pair::{Pair, Replication};
 
 /// How long a server may take for anything; far more than it does.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -102,32 +104,6 @@ enum Place {
     Docker(docker::Container),
 }
 
-#[derive(Debug)]
-struct Local {
-    installation: Installation,
-    dir: PathBuf,
-    arguments: Vec<String>,
-    process: Mutex<Option<Process>>,
-}
-
-/// A primary and a standby that follows it by streaming replication.
-#[derive(Debug)]
-pub struct Pair {
-    /// Takes writes.
-    pub primary: Postgres,
-    /// Takes reads, and writes once promoted.
-    pub standby: Postgres,
-}
-
-/// Whether a commit waits for the standby.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Replication {
-    /// It does not: a failover may lose the newest commits.
-    Asynchronous,
-    /// It does, until the standby shows the change: nothing acknowledged is lost.
-    Synchronous,
-}
-
 impl Postgres {
     /// Starts a primary; `None` when there is no PostgreSQL to start.
     pub async fn start() -> Option<Postgres> {
@@ -150,46 +126,18 @@ impl Postgres {
         Some(or_skip(found)?.database().await)
     }
 
-    /// Starts a primary and a standby; `None` when there is no PostgreSQL to start.
-    pub async fn start_pair(replication: Replication) -> Option<Pair> {
-        or_skip(Self::try_start_pair(replication).await)
-    }
-
     /// As [`start`](Self::start), with the reason instead of a skip.
     pub async fn try_start() -> Result<Postgres, Failure> {
         match Installation::find() {
             Ok(installation) => {
-                let dir = installation.fresh_dir()?;
-                installation.create_cluster(&dir.join("data"))?;
-                Self::start_local(installation, dir, Vec::new()).await
+                let local = Local::new(installation)?;
+                local.create().await?;
+                Ok(Self::at(local.start().await?, Place::Local(local)))
             }
             #[cfg(feature = "docker-tests")]
             Err(Failure::Missing) => docker::start().await,
             Err(failure) => Err(failure),
         }
-    }
-
-    /// As [`start_pair`](Self::start_pair), with the reason instead of a skip.
-    pub async fn try_start_pair(replication: Replication) -> Result<Pair, Failure> {
-        let installation = Installation::find()?;
-        let primary = Self::try_start().await?;
-        let dir = installation.fresh_dir()?;
-        let data = dir.join("data").to_string_lossy().into_owned();
-        let from = format!("host=127.0.0.1 port={} user=postgres", primary.port);
-        let copy = ["-d", &from, "-D", &data, "-R", "-X", "stream", "-c", "fast", "--no-sync"];
-        installation.run("pg_basebackup", &dir, &copy, "")?;
-        let arguments = vec!["-c".to_owned(), "cluster_name=standby".to_owned()];
-        let standby = Self::start_local(installation, dir, arguments).await?;
-        let pair = Pair { primary, standby };
-        pair.wait_replicated().await;
-        if replication == Replication::Synchronous {
-            pair.primary.execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'").await;
-            pair.primary.execute("ALTER SYSTEM SET synchronous_commit = 'remote_apply'").await;
-            pair.primary.execute("SELECT pg_reload_conf()").await;
-            let synchronous = "SELECT count(*) = 1 FROM pg_stat_replication WHERE sync_state = 'sync'";
-            pair.primary.wait_until(synchronous).await;
-        }
-        Ok(pair)
     }
 
     /// The port on 127.0.0.1.
@@ -210,6 +158,11 @@ impl Postgres {
     /// The database `app` as its owner, the role `app`.
     pub fn url(&self) -> String {
         self.url.clone().username("app").database("app").to_url_lossy().to_string()
+    }
+
+    /// How to connect as superuser.
+    pub fn options(&self) -> PgConnectOptions {
+        self.url.clone()
     }
 
     /// A connection as superuser.
@@ -273,7 +226,8 @@ impl Postgres {
 
     /// Makes a standby the new primary; completes when it takes writes.
     pub async fn promote(&self) {
-        self.execute("SELECT pg_promote(true)").await;
+        // Its own way of waiting looks ten times a second.
+        self.execute("SELECT pg_promote(false)").await;
         self.wait_until("SELECT NOT pg_is_in_recovery()").await;
     }
 
@@ -297,33 +251,11 @@ impl Postgres {
 
     async fn stop(&self, how: impl FnOnce(&Process)) {
         match &self.place {
-            Place::Local(local) => {
-                let process = local.process.lock().unwrap_or_else(PoisonError::into_inner).take();
-                if let Some(process) = process {
-                    how(&process);
-                    process.wait().await;
-                }
-            }
+            Place::Local(local) => local.stop(how).await,
             #[cfg(feature = "docker-tests")]
             Place::Docker(container) => container.stop().await,
             Place::Elsewhere => panic!("the server of RDS_PROXY_POOL_POSTGRES_URL is not ours to stop"),
         }
-    }
-
-    async fn start_local(installation: Installation, dir: PathBuf, arguments: Vec<String>) -> Result<Self, Failure> {
-        let local = Local { installation, dir, arguments, process: Mutex::new(None) };
-        // The port is free when we look; somebody may take it before the server does, so look again.
-        let mut attempt = 0;
-        let port = loop {
-            attempt += 1;
-            let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-            match local.run(port).await {
-                Ok(()) => break port,
-                Err(failure) if attempt == 3 => return Err(failure),
-                Err(_) => {}
-            }
-        };
-        Ok(Self::at(port, Place::Local(local)))
     }
 
     fn at(port: u16, place: Place) -> Self {
@@ -335,43 +267,6 @@ impl Postgres {
     fn elsewhere(url: &str) -> Result<Self, Failure> {
         let url: PgConnectOptions = url.parse()?;
         Ok(Postgres { port: url.get_port(), url: url.disable_statement_logging(), place: Place::Elsewhere })
-    }
-}
-
-impl Local {
-    /// Starts the server and waits until its own status file says that it accepts connections.
-    async fn run(&self, port: u16) -> Result<(), Failure> {
-        let launch = self.installation.launch("postgres");
-        let log = self.dir.join("log");
-        let mut command = launch.command();
-        command.arg("-D").arg(self.dir.join("data")).args(["-p", &port.to_string()]).args(&self.arguments);
-        plain_environment(&mut command, &self.dir);
-        let output = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
-        command.current_dir(&self.dir).stdout(output.try_clone()?).stderr(output);
-        let process = launch.spawn(command)?;
-        let deadline = Instant::now() + PATIENCE;
-        let id = process.id().to_string();
-        loop {
-            let status = std::fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap_or_default();
-            let line = |number| status.lines().nth(number).unwrap_or_default().trim();
-            if line(0) == id && matches!(line(7), "ready" | "standby") {
-                break;
-            }
-            if process.try_wait().is_some() || Instant::now() > deadline {
-                let log = std::fs::read_to_string(&log).unwrap_or_default();
-                return Err(Failure::Broken(format!("PostgreSQL did not start:\n{log}")));
-            }
-            tokio::time::sleep(POLL).await;
-        }
-        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(process);
-        Ok(())
-    }
-}
-
-impl Drop for Local {
-    fn drop(&mut self) {
-        drop(self.process.get_mut().unwrap_or_else(PoisonError::into_inner).take());
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 

@@ -63,8 +63,8 @@ impl World {
     pub async fn start_with_standby() -> Option<World> {
         static PAIR: OnceCell<Option<Pair>> = OnceCell::const_new();
         let pair = PAIR.get_or_init(|| Postgres::start_pair(Replication::Synchronous)).await.as_ref()?;
-        let database = pair.primary.database().await;
-        let standby = Backend::new(pair.standby.address()).login(USER, "");
+        let database = pair.primary().database().await;
+        let standby = Backend::new(pair.standby().address()).login(USER, "");
         pair.wait_replicated().await;
         Some(Self::before(database, Some(standby)))
     }

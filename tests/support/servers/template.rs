@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::super::process::{Launch, Signal, User, executable, find_program};
@@ -23,6 +23,8 @@ dynamic_shared_memory_type = mmap
 fsync = off
 full_page_writes = off
 wal_level = replica
+wal_retrieve_retry_interval = 20ms
+synchronous_commit = remote_apply
 max_wal_senders = 8
 wal_keep_size = 64MB
 max_prepared_transactions = 16
@@ -85,6 +87,21 @@ impl Installation {
 
     /// Runs one of its programs to the end, `input` on its standard input.
     pub fn run(&self, program: &str, home: &Path, args: &[&str], input: &str) -> Result<(), Failure> {
+        let output = self.finish(program, home, args, input)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let what = format!("{}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+        Err(Failure::Broken(format!("{program} {}: {what}", args.join(" "))))
+    }
+
+    /// Runs one of its programs to the end, whatever that is, and returns what it printed.
+    pub fn output(&self, program: &str, home: &Path, args: &[&str]) -> Result<String, Failure> {
+        let output = self.finish(program, home, args, "")?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn finish(&self, program: &str, home: &Path, args: &[&str], input: &str) -> Result<Output, Failure> {
         let broken = |what: String| Failure::Broken(format!("{program} {}: {what}", args.join(" ")));
         if executable(&self.dir.join(program)).is_none() {
             return Err(broken(format!("not found in {}", self.dir.display())));
@@ -97,11 +114,7 @@ impl Installation {
         let mut stdin = child.stdin.take().expect("stdin is piped");
         stdin.write_all(input.as_bytes()).map_err(|error| broken(error.to_string()))?;
         drop(stdin);
-        let output = child.wait_with_output().map_err(|error| broken(error.to_string()))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(broken(format!("{}\n{}", output.status, String::from_utf8_lossy(&output.stderr))))
+        child.wait_with_output().map_err(|error| broken(error.to_string()))
     }
 
     /// A new directory of ours that the server's user owns; those of processes that have gone are removed.
