@@ -12,6 +12,7 @@ mod faults;
 mod hostile;
 mod lambda;
 mod lost;
+mod realism;
 mod secrets;
 mod servers;
 mod thaw;

@@ -7,4 +7,5 @@
 pub mod lambda;
 pub mod process;
 pub mod servers;
+pub mod tools;
 pub mod world;

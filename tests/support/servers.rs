@@ -21,6 +21,7 @@ use sqlx::{ConnectOptions, Connection};
 use tokio::sync::OnceCell;
 
 use super::process::{POLL, Process, Signal};
+use super::tools;
 use local::Local;
 use template::Installation;
 
@@ -28,6 +29,7 @@ use template::Installation;
 mod docker;
 mod local;
 pub mod pair;
+pub mod pgbouncer;
 mod template;
 
 pub use pair::{Pair, Replication};
@@ -271,11 +273,10 @@ impl Postgres {
 }
 
 fn or_skip<T>(found: Result<T, Failure>) -> Option<T> {
-    let set = |name: &str| std::env::var(name).is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"));
     match found {
         Ok(found) => Some(found),
-        Err(Failure::Missing) if !set("RDS_PROXY_POOL_REQUIRE_SERVERS") && !set("CI") => {
-            eprintln!("SKIPPED: {HOW_TO_GET_ONE}");
+        Err(Failure::Missing) => {
+            tools::skip(HOW_TO_GET_ONE);
             None
         }
         Err(failure) => panic!("{failure}"),

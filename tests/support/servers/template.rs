@@ -85,6 +85,11 @@ impl Installation {
         Launch::new(self.dir.join(program)).user(self.user).last_words(Signal::QUIT)
     }
 
+    /// How to start another program as the same user.
+    pub fn launch_file(&self, file: PathBuf) -> Launch {
+        Launch::new(file).user(self.user)
+    }
+
     /// Runs one of its programs to the end, `input` on its standard input.
     pub fn run(&self, program: &str, home: &Path, args: &[&str], input: &str) -> Result<(), Failure> {
         let output = self.finish(program, home, args, input)?;
