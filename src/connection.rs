@@ -30,14 +30,14 @@ use crate::statement::TransactionEffect;
 /// # }
 /// ```
 pub struct ProxyConnection<DB: Engine> {
-    live: Option<Live<DB>>,
+    live: Option<Box<Live<DB>>>,
     pool: Pool<DB>,
     // After `live`, so that the connection is back before its place is.
     _slot: Slot,
 }
 
 impl<DB: Engine> ProxyConnection<DB> {
-    pub(crate) fn new(pool: Pool<DB>, live: Live<DB>, slot: Slot) -> Self {
+    pub(crate) fn new(pool: Pool<DB>, live: Box<Live<DB>>, slot: Slot) -> Self {
         ProxyConnection { live: Some(live), pool, _slot: slot }
     }
 

@@ -11,6 +11,7 @@ use sqlx_core::executor::{Execute, Executor};
 use sqlx_core::sql_str::SqlStr;
 
 use crate::backoff::Backoff;
+use crate::clock::Reading;
 use crate::connection::{Failure, ProxyConnection};
 use crate::deadline::Budget;
 use crate::engine::{Answer, Call, Engine};
@@ -37,6 +38,8 @@ fn fetch_all<DB: Engine>(connection: &mut DB::Connection, call: Call<DB>) -> Ans
 /// One call through the pool: how often it was tried, and when to try again.
 struct Attempts<'p, DB: Engine> {
     pool: &'p Pool<DB>,
+    /// The moment of the call, until something is awaited.
+    now: Option<Reading>,
     budget: Budget,
     made: u32,
     failures: Backoff,
@@ -49,7 +52,9 @@ impl<'p, DB: Engine> Attempts<'p, DB> {
     fn new(pool: &'p Pool<DB>) -> Self {
         let failures = Backoff::for_failures(pool.random());
         let throttling = Backoff::for_throttling(pool.random());
-        Attempts { pool, budget: pool.budget(), made: 0, failures, throttling, lost: None }
+        let now = pool.clock().now();
+        let budget = pool.budget_at(now.monotonic);
+        Attempts { pool, now: Some(now), budget, made: 0, failures, throttling, lost: None }
     }
 
     /// Whether a statement whose answer was lost may be sent again; `None` for a call that runs nothing.
@@ -65,8 +70,9 @@ impl<'p, DB: Engine> Attempts<'p, DB> {
             _ => self.budget,
         };
         self.made += 1;
+        let now = self.now.take();
         let fence = || if self.may_repeat_unknown(sql) { Fence::Request } else { Fence::Probe };
-        match self.pool.checkout(&budget, &fence).await {
+        match self.pool.checkout(&budget, now, &fence).await {
             Ok(connection) => Ok(connection),
             Err(error) => Err(self.lost.take().map_or_else(|| error.into(), |lost| self.said(lost))),
         }

@@ -13,7 +13,7 @@ use sqlx_core::pool::{Pool as SqlxPool, PoolOptions};
 use tokio::runtime;
 
 use crate::attend::{Bounds, Ended, attend};
-use crate::clock::Clock;
+use crate::clock::{Clock, Reading};
 use crate::config::{ProxyConfig, ProxyConfigBuilder};
 use crate::connect::{Connected, Connector};
 use crate::connection::ProxyConnection;
@@ -64,7 +64,8 @@ pub(crate) struct Shared<DB: Engine> {
     connector: Connector<DB>,
     slots: Arc<Slots>,
     open: OpenCount,
-    idle: Mutex<Vec<Live<DB>>>,
+    // Boxed, because one is moved several times on its way out and back.
+    idle: Mutex<Vec<Box<Live<DB>>>>,
     counters: Counters,
     plain: Mutex<Option<SqlxPool<DB>>>,
 }
@@ -157,7 +158,8 @@ impl<DB: Engine> Pool<DB> {
     /// # Cancel safety
     /// Dropping the future frees its place; a half-open connection is closed, never pooled.
     pub async fn acquire(&self) -> Result<ProxyConnection<DB>, Error> {
-        self.checkout(&self.budget(), &|| Fence::Probe).await
+        let now = self.clock().now();
+        self.checkout(&self.budget_at(now.monotonic), Some(now), &|| Fence::Probe).await
     }
 
     /// A plain [`sqlx::Pool`](SqlxPool) for code that insists on that type, with a token good for the next 14 minutes.
@@ -211,7 +213,11 @@ impl<DB: Engine> Pool<DB> {
     }
 
     pub(crate) fn budget(&self) -> Budget {
-        let now = self.clock().monotonic();
+        self.budget_at(self.clock().monotonic())
+    }
+
+    /// The budget of a call that starts `now`.
+    pub(crate) fn budget_at(&self, now: Instant) -> Budget {
         let config = self.config();
         match (self.scope.deadline, config.call_timeout()) {
             (None, Some(timeout)) => Budget::new(now, Some(now + timeout), Duration::ZERO, timeout),
@@ -236,11 +242,11 @@ impl<DB: Engine> Pool<DB> {
     }
 
     /// Takes a connection back. It is kept if it is fit and wanted, closed if not.
-    pub(crate) fn release(&self, mut live: Live<DB>) {
+    pub(crate) fn release(&self, mut live: Box<Live<DB>>) {
         if !live.is_reusable() {
             return self.shared.discarded("its state is not known");
         }
-        live.released(self.clock().now());
+        live.released(self.clock());
         let mut idle = self.shared.idle();
         if self.shared.slots.is_closed() {
             drop(idle);
@@ -269,14 +275,13 @@ impl<DB: Engine> Pool<DB> {
 }
 
 impl<DB: Engine> Shared<DB> {
-    fn idle(&self) -> MutexGuard<'_, Vec<Live<DB>>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<Box<Live<DB>>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection used last among those this runtime may use, with a judgement; those past their age go.
-    fn take_idle(&self, runtime: runtime::Id) -> Option<(Live<DB>, Idle)> {
+    fn take_idle(&self, runtime: runtime::Id, now: Reading) -> Option<(Box<Live<DB>>, Idle)> {
         let limits = Limits { validate_after: self.config.validate_after(), idle_limit: self.config.idle_limit() };
-        let now = self.config.clock().now();
         let mut idle = self.idle();
         let newest = idle.iter().rposition(|live| live.belongs_to(runtime));
         let Some(newest) = newest else {
@@ -294,12 +299,12 @@ impl<DB: Engine> Shared<DB> {
         Some((live, judgement))
     }
 
-    fn connected(&self, connected: Connected<DB>, runtime: runtime::Id, open: Open, attempts: u32) -> Live<DB> {
+    fn connected(&self, connected: Connected<DB>, runtime: runtime::Id, open: Open, attempts: u32) -> Box<Live<DB>> {
         let now = self.config.clock().now();
         self.counters.connects.increment();
         let Connected { connection, socket, times } = connected;
         tracing::debug!(attempt = attempts, tuned = socket.is_some(), ?times, "connected");
-        Live::new(connection, runtime, socket, now, self.lifetime(), open)
+        Box::new(Live::new(connection, runtime, socket, now, self.lifetime(), open))
     }
 
     /// The longest life of one connection: connections opened together do not end together.

@@ -55,12 +55,14 @@ impl<DB: Engine> Pool<DB> {
     /// # Cancel safety
     /// Dropping the future closes the connection the opening was sent on.
     pub async fn begin(&self) -> Result<ProxyTransaction<DB>, Error> {
-        let budget = self.budget();
+        let now = self.clock().now();
+        let budget = self.budget_at(now.monotonic);
+        let mut now = Some(now);
         let access = self.config().access();
         let mut failures = Backoff::for_failures(self.random());
         let mut throttling = Backoff::for_throttling(self.random());
         for attempt in 1.. {
-            let mut connection = self.checkout(&budget, &|| Fence::Request).await?;
+            let mut connection = self.checkout(&budget, now.take(), &|| Fence::Request).await?;
             let patience = connection.patience(&budget);
             let bounds = Bounds { until: Some(budget.acquire_until), patience, watch: None };
             let judge = |error: &SqlxError| DB::judge_begin(error, access);

@@ -6,6 +6,7 @@ use tokio::runtime::{Handle, Id, TryCurrentError};
 
 use crate::attend::{Bounds, Ended, attend};
 use crate::backoff::Backoff;
+use crate::clock::Reading;
 use crate::connect::Refused;
 use crate::connection::ProxyConnection;
 use crate::deadline::Budget;
@@ -31,10 +32,25 @@ pub(crate) enum Fence {
 
 impl<DB: Engine> Pool<DB> {
     /// A connection fit for use, within the budget. Without a gap since its last use this makes no system call.
-    pub(crate) async fn checkout(&self, budget: &Budget, fence: FenceFor<'_>) -> Result<ProxyConnection<DB>, Error> {
+    ///
+    /// `now` spares the clocks: they were read for the budget, and nothing was awaited since.
+    pub(crate) async fn checkout(
+        &self,
+        budget: &Budget,
+        mut now: Option<Reading>,
+        fence: FenceFor<'_>,
+    ) -> Result<ProxyConnection<DB>, Error> {
         let runtime = Handle::try_current().map_err(outside_a_runtime)?.id();
-        let slot = self.slot(budget).await?;
-        while let Some((mut live, idle)) = self.shared.take_idle(runtime) {
+        let slot = match self.free_slot(budget)? {
+            Some(slot) => slot,
+            None => {
+                now = None;
+                self.slot(budget).await?
+            }
+        };
+        while let Some((mut live, idle)) =
+            self.shared.take_idle(runtime, now.take().unwrap_or_else(|| self.clock().now()))
+        {
             match idle {
                 Idle::Warm => return Ok(self.guard(live, slot)),
                 Idle::Suspect if fence() == Fence::Request => return Ok(self.guard(live, slot)),
@@ -47,21 +63,24 @@ impl<DB: Engine> Pool<DB> {
                 Idle::Unfit(reason) => self.shared.discarded(reason),
             }
         }
-        let live = self.open(budget, runtime).await?;
+        // Boxed, because it is many times as large as all else, and a warm call moves its future to the heap.
+        let live = Box::pin(self.open(budget, runtime)).await?;
         Ok(self.guard(live, slot))
     }
 
-    fn guard(&self, live: Live<DB>, slot: Slot) -> ProxyConnection<DB> {
+    fn guard(&self, live: Box<Live<DB>>, slot: Slot) -> ProxyConnection<DB> {
         ProxyConnection::new(self.clone(), live, slot)
     }
 
-    async fn slot(&self, budget: &Budget) -> Result<Slot, Error> {
+    /// A place, if one can be had without waiting.
+    fn free_slot(&self, budget: &Budget) -> Result<Option<Slot>, Error> {
         if budget.acquire_until <= budget.started {
             return Err(self.out_of_time(Phase::Queue, budget, 0, None));
         }
-        if let Some(slot) = self.shared.slots.try_take().map_err(closed)? {
-            return Ok(slot);
-        }
+        self.shared.slots.try_take().map_err(closed)
+    }
+
+    async fn slot(&self, budget: &Budget) -> Result<Slot, Error> {
         let bounds = Bounds { until: Some(budget.acquire_until), ..Bounds::default() };
         match attend(self.clock(), bounds, self.shared.slots.take()).await {
             Ended::Answer(slot) => slot.map_err(closed),
@@ -96,7 +115,7 @@ impl<DB: Engine> Pool<DB> {
     }
 
     /// Opens a connection, again and again while that is useful and there is time.
-    async fn open(&self, budget: &Budget, runtime: Id) -> Result<Live<DB>, Error> {
+    async fn open(&self, budget: &Budget, runtime: Id) -> Result<Box<Live<DB>>, Error> {
         let open = self.shared.open.one();
         let mut attempts = 0;
         let mut refused: Option<Token> = None;

@@ -1,5 +1,6 @@
 //! A connection and what is known of its health.
 
+use std::mem;
 use std::time::Duration;
 
 use sqlx_core::connection::Connection;
@@ -19,8 +20,8 @@ pub(crate) struct Live<DB: Engine> {
     connection: DB::Connection,
     socket: Option<DriverSocket>,
     runtime: runtime::Id,
-    opened: Reading,
-    lifetime: Duration,
+    /// The end of its life, on either clock.
+    expires: Reading,
     last_used: Reading,
     condition: Condition,
     _open: Open,
@@ -41,6 +42,8 @@ pub(crate) struct Condition {
     lent: bool,
     /// It was idle for long enough to have been lost, and has not answered since.
     unproven: bool,
+    /// Something may have travelled on it since it was last put aside.
+    used: bool,
 }
 
 /// Why a statement has no answer.
@@ -104,7 +107,8 @@ impl<DB: Engine> Live<DB> {
         open: Open,
     ) -> Self {
         let condition = Condition::default();
-        Live { connection, socket, runtime, opened, lifetime, last_used: opened, condition, _open: open }
+        let expires = Reading { wall: opened.wall + lifetime, monotonic: opened.monotonic + lifetime };
+        Live { connection, socket, runtime, expires, last_used: opened, condition, _open: open }
     }
 
     /// Whether it may go back among the idle ones. A lent one may: it is asked before it is used again.
@@ -122,8 +126,11 @@ impl<DB: Engine> Live<DB> {
         self.runtime == other.runtime
     }
 
-    pub(crate) fn released(&mut self, now: Reading) {
-        self.last_used = now;
+    /// Notes when it was used last. One that nothing travelled on has been idle all along, whoever held it.
+    pub(crate) fn released(&mut self, clock: &dyn Clock) {
+        if mem::take(&mut self.condition.used) {
+            self.last_used = clock.now();
+        }
     }
 
     /// Judges an idle connection at `now`; the socket is looked at only when the clocks give a reason to.
@@ -132,7 +139,7 @@ impl<DB: Engine> Live<DB> {
         if matches!(idle, Gap::Forward(_)) && idle.exceeds(limits.idle_limit) {
             return Idle::Unfit("idle limit");
         }
-        if now.gap_since(self.opened).length() > self.lifetime {
+        if now.wall > self.expires.wall || now.monotonic > self.expires.monotonic {
             return Idle::Unfit("maximum lifetime");
         }
         let suspect = idle.exceeds(limits.validate_after) || self.condition.unproven;
@@ -178,6 +185,7 @@ impl<DB: Engine> Live<DB> {
     pub(crate) fn start(&mut self) -> Option<DriverSocket> {
         self.condition.spoiled |= self.condition.in_flight;
         self.condition.in_flight = true;
+        self.condition.used = true;
         self.socket.filter(|_| self.condition.unproven)
     }
 
@@ -216,6 +224,7 @@ impl<DB: Engine> Live<DB> {
 
     pub(crate) fn lend(&mut self) -> &mut DB::Connection {
         self.condition.lent = true;
+        self.condition.used = true;
         self.condition.spoiled |= !DB::SURVIVES_DROPPED_FUTURE;
         &mut self.connection
     }

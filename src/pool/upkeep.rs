@@ -11,7 +11,7 @@ use crate::attend::{Bounds, Ended, attend};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::pool::live::{Idle, Live};
-use crate::pool::{Fence, Pool, Slot};
+use crate::pool::{Pool, Slot};
 
 /// How long a goodbye to the server may take at the end of an invocation.
 const GOODBYE: Duration = Duration::from_millis(100);
@@ -22,7 +22,7 @@ impl<DB: Engine> Pool<DB> {
     /// # Errors
     /// As [`Pool::acquire`]. A failure here need not fail the init: the first call will try again.
     pub async fn warm(&self) -> Result<(), Error> {
-        self.checkout(&self.budget(), &|| Fence::Probe).await.map(drop)
+        self.acquire().await.map(drop)
     }
 
     /// Ends an invocation: nothing is in flight afterwards, and only connections fit for the next one are kept.
@@ -39,7 +39,7 @@ impl<DB: Engine> Pool<DB> {
         let mut leaving = Vec::new();
         let Ok(runtime) = Handle::try_current() else { return };
         let wanted = self.wanted();
-        while let Some((live, idle)) = self.shared.take_idle(runtime.id()) {
+        while let Some((live, idle)) = self.shared.take_idle(runtime.id(), self.clock().now()) {
             match idle {
                 Idle::Unfit(_) => leaving.push(live),
                 _ if live.is_lent() => doubtful.push(live),
@@ -70,7 +70,7 @@ impl<DB: Engine> Pool<DB> {
     }
 
     /// Gives back what was taken for a look, in the order it was in. A pool that was closed meanwhile keeps nothing.
-    fn put_back(&self, newest_first: Vec<Live<DB>>) {
+    fn put_back(&self, newest_first: Vec<Box<Live<DB>>>) {
         let mut idle = self.shared.idle();
         if !self.shared.slots.is_closed() {
             idle.extend(newest_first.into_iter().rev());
@@ -78,7 +78,7 @@ impl<DB: Engine> Pool<DB> {
     }
 
     /// A connection that was idle, with a place of its own; closed where none is free.
-    fn aside(&self, live: Live<DB>) -> Option<(Live<DB>, Slot)> {
+    fn aside(&self, live: Box<Live<DB>>) -> Option<(Box<Live<DB>>, Slot)> {
         let slot = self.shared.slots.try_take().ok().flatten();
         if slot.is_none() {
             self.shared.discarded("its place was needed");
@@ -113,7 +113,7 @@ impl<DB: Engine> Pool<DB> {
         plain_closed && self.shared.open.get() == 0
     }
 
-    async fn say_goodbye(&self, live: Live<DB>, patience: Duration) {
+    async fn say_goodbye(&self, live: Box<Live<DB>>, patience: Duration) {
         let bounds = Bounds { patience: Some(patience), ..Bounds::default() };
         attend(self.clock(), bounds, live.close()).await;
     }

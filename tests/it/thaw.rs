@@ -59,6 +59,17 @@ async fn a_connection_closed_by_the_peer_during_the_freeze_is_replaced_unnoticed
 }
 
 #[tokio::test]
+async fn a_connection_held_through_the_freeze_without_being_used_is_looked_at_all_the_same() {
+    let Some((world, pool)) = with_table(World::start().await).await else { return };
+    let held = pool.acquire().await.unwrap();
+    world.cut_all().await;
+    world.clock.advance(GAP);
+    drop(held);
+    write(&pool).await.unwrap();
+    assert_eq!((written(&pool).await, pool.status().connects), (1, 2));
+}
+
+#[tokio::test]
 async fn a_connection_reset_by_the_peer_during_the_freeze_is_replaced_unnoticed() {
     let Some((world, pool)) = with_table(World::start().await).await else { return };
     thawed!(world, pool, world.reset_all(), "read", read(&pool));
