@@ -214,7 +214,7 @@ async fn without_a_writer_the_idle_and_the_queued_wait_for_one_until_the_borrow_
 async fn a_proxy_that_still_leads_to_the_demoted_node_sends_old_and_new_clients_there_until_told() {
     let Some(pair) = Postgres::start_pair(Replication::Synchronous).await else { return };
     let login = |server: &Postgres| Backend::new(server.address()).login("app", "");
-    let builder = RdsProxyEmulator::builder(login(&pair.standby));
+    let builder = RdsProxyEmulator::builder(login(pair.standby()));
     let proxy = builder.password_user(USER, PASSWORD).start().unwrap();
     let write = "CREATE TABLE IF NOT EXISTS written (who text)";
     let code =
@@ -224,10 +224,10 @@ async fn a_proxy_that_still_leads_to_the_demoted_node_sends_old_and_new_clients_
     assert_eq!(code(old.run(write).await).as_deref(), Some("25006"));
     let mut newcomer = Client::login(&proxy, &options(&proxy, "app")).await;
     assert_eq!(code(newcomer.run(write).await).as_deref(), Some("25006"));
-    proxy.set_backend(login(&pair.primary), Existing::Stay);
+    proxy.set_backend(login(pair.primary()), Existing::Stay);
     assert_eq!(code(old.run(write).await).as_deref(), Some("25006"));
     Client::login(&proxy, &options(&proxy, "app")).await.run(write).await.unwrap();
-    proxy.set_backend(login(&pair.primary), Existing::Move);
+    proxy.set_backend(login(pair.primary()), Existing::Move);
     old.run(write).await.unwrap();
 }
 
