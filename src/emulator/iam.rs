@@ -144,7 +144,9 @@ pub(super) fn verify(
         return Err(TokenRefusal::WrongSessionToken);
     }
 
-    let signature = unhex(value("X-Amz-Signature")?).ok_or(TokenRefusal::NotAToken)?;
+    let signature = value("X-Amz-Signature")?;
+    // Signature Version 4 writes its digests in lower case.
+    let signature = unhex(signature).filter(|bytes| hex(bytes) == signature).ok_or(TokenRefusal::NotAToken)?;
     let request = canonical_request(&pairs, &format!("{host}:{port}"));
     let to_sign = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex(&Sha256::digest(request.as_bytes())));
     let signing_key = signing_key(&key.secret, day, &audience.region);
@@ -182,7 +184,9 @@ impl<'t> Parts<'t> {
             Some((decode(name)?, decode(value)?))
         };
         let pairs = query.split('&').map(pair).collect::<Option<_>>()?;
-        Some(Parts { host, port: port.parse().ok()?, pairs })
+        // The text is what was signed, so there is one for each port.
+        let port = port.parse().ok().filter(|number: &u16| number.to_string() == port)?;
+        Some(Parts { host, port, pairs })
     }
 }
 
@@ -321,6 +325,9 @@ mod tests {
             ("&X-Amz-Expires", "&X-Amz-Security-Token=x&X-Amz-Expires", TokenRefusal::WrongSessionToken),
             ("/?", "/", TokenRefusal::NotAToken),
             ("ad89", "ad8", TokenRefusal::NotAToken),
+            ("ad89", "AD89", TokenRefusal::NotAToken),
+            (":3306", ":+3306", TokenRefusal::NotAToken),
+            (":3306", ":03306", TokenRefusal::NotAToken),
             ("peccy", "%zz", TokenRefusal::NotAToken),
         ];
         for (from, to, refusal) in cases {

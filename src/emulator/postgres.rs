@@ -162,20 +162,23 @@ impl Opening {
             (3, 0) => {}
             _ => return Some(Opening::Refused(Refusal::unsupported_protocol())),
         }
-        let mut texts = Texts(packet.slice(4..)).map(|text| String::from_utf8(text.to_vec()).ok());
+        let mut texts = Texts(packet.slice(4..));
+        let mut text = || String::from_utf8(texts.next()?.to_vec()).ok();
         let mut parameters = BTreeMap::new();
         loop {
-            let name = texts.next()??;
+            let name = text()?;
             if name.is_empty() {
                 break;
             }
             if !ACCEPTED.contains(&name.as_str()) {
                 return Some(Opening::Refused(Refusal::unsupported_option(&name)));
             }
-            parameters.insert(name, texts.next()??);
+            parameters.insert(name, text()?);
         }
-        let user = parameters.remove("user")?;
-        let database = parameters.remove("database").unwrap_or_else(|| user.clone());
+        // Like PostgreSQL: nothing follows the parameters, and an empty name is none.
+        let mut named = |name: &str| parameters.remove(name).filter(|value| !value.is_empty());
+        let user = named("user").filter(|_| texts.0.is_empty())?;
+        let database = named("database").unwrap_or_else(|| user.clone());
         Some(Opening::Startup(Startup { user, database, parameters }))
     }
 }
@@ -246,6 +249,14 @@ mod tests {
         let Some(Opening::Startup(startup)) = opening else { panic!("{opening:?}") };
         assert_eq!((startup.user.as_str(), startup.database.as_str()), ("u", "u"));
         assert_eq!(startup.parameters["TimeZone"], "UTC");
+    }
+
+    #[test]
+    fn a_packet_without_a_user_or_with_more_than_parameters_is_none_and_an_empty_database_is_the_user_s() {
+        assert!(startup(196_608, &[("user", ""), ("database", "d")]).is_none());
+        assert!(startup(196_608, &[("user", "u"), ("", "more")]).is_none());
+        let opening = startup(196_608, &[("user", "u"), ("database", "")]);
+        assert!(matches!(&opening, Some(Opening::Startup(startup)) if startup.database == "u"), "{opening:?}");
     }
 
     #[test]

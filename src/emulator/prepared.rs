@@ -54,14 +54,14 @@ impl Prepared {
                 return Some(self.behind(&text()).map(lossy).unwrap_or_default());
             }
             b'P' => {
-                let (name, sql) = (text(), text());
+                let (name, sql) = (copy(&text()), copy(&text()));
                 if !name.is_empty() {
-                    self.named.insert(name.clone(), frame.clone());
+                    self.named.insert(name.clone(), Frame::new(frame.tag, copy(&frame.body)));
                 }
                 self.texts.insert(name, sql);
             }
             b'B' => {
-                let (portal, statement) = (text(), text());
+                let (portal, statement) = (copy(&text()), copy(&text()));
                 self.portals.insert(portal, statement);
             }
             b'C' => {
@@ -87,4 +87,26 @@ fn executed(text: String) -> (Message, String) {
 
 fn lossy(text: &Bytes) -> String {
     String::from_utf8_lossy(text).into_owned()
+}
+
+/// What is kept: a part of the message would keep the whole buffer it came in.
+fn copy(text: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_of_a_message_does_not_keep_the_buffer_it_came_in() {
+        let mut prepared = Prepared::default();
+        for (tag, body) in [(b'P', "s\0SELECT 1\0\0\0"), (b'B', "p\0s\0\0\0\0\0\0\0"), (b'E', "p\0\0\0\0\0")] {
+            let frame = Frame::new(tag, body.to_owned().into_bytes());
+            let sql = prepared.note(&frame);
+            assert!(frame.body.is_unique());
+            assert_eq!(sql.as_deref(), (tag == b'E').then_some("SELECT 1"));
+        }
+        assert_eq!(prepared.named().len(), 1);
+    }
 }
