@@ -31,6 +31,7 @@ fn refuse<T>(message: impl Into<String>) -> Result<T, Refusal> {
 
 impl DatabaseUrl {
     pub(super) fn parse(text: &str) -> Result<Self, Refusal> {
+        let text = text.trim();
         let Some((scheme, rest)) = text.split_once("://") else {
             return refuse("is not of the form postgres://user:password@host/database");
         };
@@ -42,16 +43,22 @@ impl DatabaseUrl {
         if rest[authority..].contains('@') || rest.contains('#') {
             return refuse("`/`, `?`, `#` and `@` in a user or password must be percent-encoded");
         }
+        // Some of them would be dropped without a word.
+        if text.contains(|c: char| c.is_ascii_control()) {
+            return refuse("control characters must be percent-encoded");
+        }
         let url = match Url::parse(text) {
             Ok(url) => url,
             Err(error) => return refuse(format!("cannot be read: {error}")),
         };
-        let parsed = DatabaseUrl::read(&url);
+        // As it is written: a URL's own path has lost its dots by now.
+        let path = rest[authority..].split('?').next().unwrap_or_default();
+        let parsed = DatabaseUrl::read(&url, path);
         drop(Zeroizing::new(String::from(url)));
         parsed
     }
 
-    fn read(url: &Url) -> Result<Self, Refusal> {
+    fn read(url: &Url, path: &str) -> Result<Self, Refusal> {
         let Some(host) = url.host_str().filter(|host| !host.is_empty()) else {
             return refuse("names no host");
         };
@@ -66,7 +73,7 @@ impl DatabaseUrl {
             endpoint,
             user: filled(url.username(), "user")?,
             password: filled(url.password().unwrap_or_default(), "password")?.map(Secret::from),
-            database: filled(url.path().trim_start_matches('/'), "database")?,
+            database: filled(path.trim_start_matches('/'), "database")?,
             application_name: None,
             ca_file: None,
         };
@@ -122,6 +129,9 @@ mod tests {
         assert_eq!(read.ca_file.as_deref(), Some("/etc/ca s.pem"));
         assert_eq!(read.application_name.as_deref(), Some("jobs"));
 
+        let dots = DatabaseUrl::parse(" postgres://u:p@h/a/%2e%2E/../b\n").unwrap();
+        assert_eq!(dots.database.as_deref(), Some("a/../../b"));
+
         let bare = DatabaseUrl::parse("postgres://[::1]").unwrap();
         assert_eq!(bare.endpoint, Endpoint::parse("::1").unwrap());
         assert!(bare.user.is_none() && bare.password.is_none() && bare.database.is_none());
@@ -143,6 +153,8 @@ mod tests {
             ("postgres://u:5?hunter2@h/d", "config.url", "percent-encoded"),
             ("postgres://u:5#hunter2@h/d", "config.url", "percent-encoded"),
             ("postgres://u:hunter2@h/d#x", "config.url", "percent-encoded"),
+            ("postgres://u:hunt\ter2@h/d", "config.url", "control characters must be percent-encoded"),
+            ("postgres://u:hunter2\r\n@h/d", "config.url", "control characters must be percent-encoded"),
             ("postgres://%FF:hunter2@h/d", "config.url", "user is not UTF-8"),
             ("postgres://u:hunter2%FF@h/d", "config.url", "password is not UTF-8"),
             ("postgres://u:hunter2@h/d?sslmode=disable", "config.unsupported", "sslmode=disable is refused"),
