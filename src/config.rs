@@ -7,6 +7,8 @@ mod builder;
 mod database_url;
 mod endpoint;
 mod env;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod tests;
 mod tuning;

@@ -14,6 +14,8 @@ mod builder;
 mod carrier;
 mod event;
 mod fault;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod iam;
 mod in_force;
 mod limits;

@@ -31,6 +31,9 @@ pub mod emulator;
 mod engine;
 mod error;
 mod executor;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod global;
 mod observe;
 mod outcome;

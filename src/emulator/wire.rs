@@ -156,6 +156,12 @@ impl Reader {
         self.buffer.len() >= ENOUGH
     }
 
+    /// How many bytes fit into the memory it holds.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn room(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     fn buffered(&mut self) -> io::Result<Option<Frame>> {
         let Some((&tag, rest)) = self.buffer.split_first() else { return Ok(None) };
         let Some(length) = rest.first_chunk::<4>() else { return Ok(None) };
@@ -213,5 +219,22 @@ impl Writer {
     pub(super) async fn finish(&mut self) -> io::Result<()> {
         self.send().await?;
         self.stream.shutdown().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn a_claimed_gigabyte_takes_no_memory_before_it_has_arrived() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let mut wire = Wire::new(near);
+        wire.reader.expect_requests();
+        far.write_all(b"Q\x3f\xff\xff\xffSELECT").now_or_never().expect("there is room").unwrap();
+        assert!(wire.reader.frame().now_or_never().is_none());
+        assert!(wire.reader.room() < 64 * 1024, "room for {} bytes", wire.reader.room());
     }
 }
