@@ -21,6 +21,7 @@ mod in_force;
 mod limits;
 mod link;
 mod login;
+mod metrics;
 mod postgres;
 mod prepared;
 mod proxy;
@@ -51,6 +52,7 @@ pub use iam::{AccessKey, TokenRefusal};
 pub use in_force::Injected;
 pub use limits::Limit;
 pub use link::Link;
+pub use metrics::Metrics;
 
 /// What happens to clients that are connected when the database moves.
 ///
@@ -134,6 +136,11 @@ impl RdsProxyEmulator {
     /// What has been counted so far.
     pub fn counts(&self) -> Counts {
         self.proxy.log.counts()
+    }
+
+    /// What CloudWatch would show.
+    pub fn metrics(&self) -> Metrics {
+        self.proxy.meters.read(self.counts())
     }
 
     /// Completes when the counts satisfy `enough`.

@@ -123,6 +123,7 @@ impl Builder {
             log: event::Log::new(),
             faults: Arc::default(),
             links: Links::new(link),
+            meters: Arc::default(),
         });
         let first = listener(port)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

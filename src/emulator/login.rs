@@ -21,6 +21,7 @@ use crate::secret::Secret;
 pub(super) struct LoggedIn {
     pub(super) wire: Wire,
     pub(super) startup: Startup,
+    pub(super) encrypted: bool,
     pub(super) admission: Admission,
     /// What it is to be told first.
     pub(super) welcome: Vec<Frame>,
@@ -64,8 +65,9 @@ pub(super) async fn login(stream: TcpStream, target: Target<'_>) -> Result<Logge
         Ok(admission) => admission,
         Err(refusal) => return Err(NotLoggedIn::Refused { refusal, user: Some(startup.user), wire: talk.wire }),
     };
+    let encrypted = talk.encrypted;
     match talk.authenticate(&startup.user).await {
-        Ok(welcome) => Ok(LoggedIn { wire: talk.wire, startup, admission, welcome, fault: talk.fault }),
+        Ok(welcome) => Ok(LoggedIn { wire: talk.wire, startup, encrypted, admission, welcome, fault: talk.fault }),
         Err(Denied::Refused(refusal)) => {
             Err(NotLoggedIn::Refused { refusal, user: Some(startup.user), wire: talk.wire })
         }
@@ -155,7 +157,8 @@ impl Talk<'_> {
         // What came in clear behind the wish for TLS must not pass for what came encrypted.
         let wire = std::mem::replace(&mut self.wire, Wire::new(tokio::io::empty()));
         let plain = wire.into_stream().ok_or(NotLoggedIn::Gone)?;
-        self.wire = Wire::new(acceptor.accept(plain).await?);
+        let handshake = acceptor.accept(plain).await;
+        self.wire = Wire::new(handshake.inspect_err(|_| self.target.proxy.meters.failed())?);
         self.encrypted = true;
         Ok(())
     }

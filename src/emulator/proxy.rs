@@ -16,6 +16,7 @@ use super::iam::Audience;
 use super::in_force::Faults;
 use super::limits::{Gate, Limits};
 use super::link::Links;
+use super::metrics::Meters;
 use super::scram::Verifier;
 use super::session::{Command, serve};
 use super::tls::Identity;
@@ -57,6 +58,7 @@ pub(super) struct Proxy {
     pub(super) log: Arc<event::Log>,
     pub(super) faults: Arc<Faults>,
     pub(super) links: Links,
+    pub(super) meters: Arc<Meters>,
 }
 
 impl Proxy {

@@ -9,6 +9,9 @@ use super::backend::Backend;
 use super::event::{Closed, Event};
 use super::fault::{ClientMessage, Delivered};
 use super::in_force::Armed;
+use super::limits::Admission;
+use super::login::LoggedIn;
+use super::metrics::Meter;
 use super::postgres::{Startup, backend_key, parameter_status, ready_for_query, terminate};
 use super::prepared::Prepared;
 use super::session::{Command, Ended};
@@ -47,6 +50,8 @@ pub(super) struct Session<'p> {
     held: Vec<Frame>,
     opened: Instant,
     last_traffic: Instant,
+    meter: Meter,
+    _admission: Admission,
 }
 
 /// What the relay does next.
@@ -63,9 +68,8 @@ impl<'p> Session<'p> {
     pub(super) fn new(
         target: Target<'p>,
         commands: &'p mut UnboundedReceiver<Command>,
-        mut client: Wire,
+        LoggedIn { wire: mut client, startup, encrypted, admission, .. }: LoggedIn,
         assigned: Option<Backend>,
-        startup: Startup,
         opened: Instant,
     ) -> Self {
         client.reader.expect_requests();
@@ -87,6 +91,8 @@ impl<'p> Session<'p> {
             held: Vec::new(),
             opened,
             last_traffic: opened,
+            meter: Meter::new(&target.proxy.meters, encrypted),
+            _admission: admission,
         }
     }
 
@@ -127,6 +133,7 @@ impl<'p> Session<'p> {
             Some(fault) => self.strike_reply(fault, Delivered::Nothing, &reply).await?,
             None => reply.iter().for_each(|frame| self.client.writer.push(frame)),
         }
+        self.client.counted = Some(self.meter.client());
         let user = self.startup.user.clone();
         self.target.proxy.log.record(Event::LoggedIn { session: self.target.id, user });
         Ok(())
@@ -169,13 +176,13 @@ impl<'p> Session<'p> {
         let idle = self.is_idle() && self.client.writer.is_empty();
         let too_old = self.target.proxy.passed(self.opened, |limits| limits.client_life);
         let too_idle = self.target.proxy.passed(self.last_traffic, |limits| limits.idle_client_timeout);
-        let Wire { reader: client_reader, writer: client_writer } = &mut self.client;
+        let Wire { reader: client_reader, writer: client_writer, .. } = &mut self.client;
         let mut backend = self.backend.as_mut();
         let (client_full, client_waits) = (client_writer.is_full(), !client_writer.is_empty());
         let backend_full = backend.as_ref().is_some_and(|backend| backend.writer.is_full());
         let backend_waits = backend.as_ref().is_some_and(|backend| !backend.writer.is_empty());
         let (backend_reader, backend_writer) = match &mut backend {
-            Some(Wire { reader, writer }) => (Some(reader), Some(writer)),
+            Some(Wire { reader, writer, .. }) => (Some(reader), Some(writer)),
             None => (None, None),
         };
         let from_backend = async {
@@ -240,6 +247,7 @@ impl<'p> Session<'p> {
             }
             return Err(Ended::quietly(Closed::ByClient));
         }
+        self.meter.received(frame.tag, self.last_traffic);
         if !self.waited_for {
             self.waited_for = true;
             self.target.proxy.log.round_trip();
@@ -267,6 +275,7 @@ impl<'p> Session<'p> {
         if let Some(sql) = self.prepared.note(&frame) {
             self.target.proxy.log.record(Event::Statement { session: self.target.id, sql });
         }
+        self.meter.passed_on(&*self.target.proxy.clock);
         if let Some(backend) = &mut self.backend
             && !handed_on
         {
@@ -287,6 +296,7 @@ impl<'p> Session<'p> {
     fn answered(&mut self) {
         self.waited_for = false;
         self.last_traffic = self.target.proxy.clock.monotonic();
+        self.meter.answered(self.last_traffic);
         self.target.proxy.log.record(Event::Answered(self.target.id));
     }
 
@@ -308,6 +318,7 @@ impl<'p> Session<'p> {
     fn take_note(&mut self, frame: &Frame) {
         if frame.tag == b'Z' {
             self.status = frame.body.first().copied().unwrap_or(b'I');
+            self.meter.in_transaction(self.status != b'I');
             self.pending = self.pending.saturating_sub(1);
             if self.pending == 0 {
                 self.answered();

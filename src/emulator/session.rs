@@ -9,7 +9,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::backend::Backend;
 use super::event::{Closed, Event, SessionId};
-use super::login::{LoggedIn, NotLoggedIn, login};
+use super::login::{NotLoggedIn, login};
 use super::postgres::Refusal;
 use super::proxy::Proxy;
 use super::relay::Session;
@@ -111,19 +111,22 @@ async fn run(stream: TcpStream, target: Target<'_>, commands: &mut UnboundedRece
             }
         }
     };
-    let LoggedIn { wire, startup, admission, welcome, fault } = match logged_in {
+    let mut logged_in = match logged_in {
         Ok(logged_in) => logged_in,
         Err(NotLoggedIn::Refused { refusal, user, wire }) => return refuse(wire, &refusal, user, id, proxy).await,
         Err(NotLoggedIn::Struck(ended)) => return ended,
         Err(NotLoggedIn::Gone) => return Ended::quietly(Closed::LoginFailed),
     };
-    let ended = Session::new(target, commands, wire, assigned, startup, opened).run(welcome, fault).await;
-    drop(admission);
-    ended
+    let (welcome, fault) = (std::mem::take(&mut logged_in.welcome), logged_in.fault.take());
+    Session::new(target, commands, logged_in, assigned, opened).run(welcome, fault).await
 }
 
 async fn refuse(mut wire: Wire, refusal: &Refusal, user: Option<String>, id: SessionId, proxy: &Proxy) -> Ended {
     let Refusal { code, limit, token, .. } = refusal;
+    // The class of those who are not who they say they are, or do not say it as they must.
+    if code.starts_with("28") {
+        proxy.meters.failed();
+    }
     proxy.log.record(Event::LoginRefused { session: id, user, code, limit: *limit, token: *token });
     wire.writer.push(&refusal.frame("FATAL"));
     // If the client has gone it will not read this.

@@ -5,6 +5,8 @@ use std::io;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 
+use super::metrics::Present;
+
 /// PostgreSQL's own limit on a message.
 const LONGEST_FRAME: usize = 0x3fff_ffff;
 /// Longer than any client's packets before the end of its login.
@@ -60,6 +62,8 @@ impl Iterator for Texts {
 pub(super) struct Wire {
     pub(super) reader: Reader,
     pub(super) writer: Writer,
+    /// Counts it among its kind while it is open.
+    pub(super) counted: Option<Present>,
 }
 
 /// The incoming half.
@@ -97,6 +101,7 @@ impl Wire {
         Wire {
             reader: Reader { stream: read, buffer: BytesMut::new(), longest: LONGEST_LOGIN_FRAME },
             writer: Writer { stream: write, buffer: BytesMut::new() },
+            counted: None,
         }
     }
 }

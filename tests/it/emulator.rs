@@ -19,6 +19,7 @@ mod failover;
 mod limits;
 mod link;
 mod logins;
+mod metrics;
 mod modes;
 mod network;
 mod strangers;

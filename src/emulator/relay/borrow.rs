@@ -1,9 +1,11 @@
 //! How a session gets a database session: it waits for one as long as the proxy lets it.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::super::backend::{BackendSession, Unavailable};
 use super::super::event::{Closed, Event};
+use super::super::metrics::Present;
 use super::super::postgres::Refusal;
 use super::super::session::{Command, Ended};
 use super::super::wire::Frame;
@@ -25,6 +27,7 @@ impl Session<'_> {
             let opening = async {
                 match &self.assigned {
                     Some(backend) => {
+                        self.target.proxy.meters.database_requests.fetch_add(1, Ordering::Relaxed);
                         let session = backend.open(&self.startup, self.prepared.named()).await?;
                         let start = self.target.proxy.clock.monotonic();
                         self.target.proxy.passed(start, |limits| limits.init_delay).await;
@@ -43,10 +46,19 @@ impl Session<'_> {
                 () = self.client.hangs_up() => return Err(Ended::quietly(Closed::ByClient)),
                 () = self.target.proxy.passed(since, |limits| limits.borrow_timeout) => return Ok(Err(Refusal::borrow_timeout().frame("ERROR"))),
             };
+            if opened.is_err() {
+                self.target.proxy.meters.database_failures.fetch_add(1, Ordering::Relaxed);
+            }
             match (opened, &self.assigned) {
-                (Ok(BackendSession { wire, key, parameters }), Some(backend)) => {
+                (Ok(BackendSession { mut wire, key, parameters }), Some(backend)) => {
                     let address = backend.address;
+                    wire.counted = Some(Present::new(&self.target.proxy.meters.databases));
                     self.backend = Some(wire);
+                    self.target
+                        .proxy
+                        .meters
+                        .borrowing
+                        .add(self.target.proxy.clock.monotonic().saturating_duration_since(since));
                     self.cancel_key = key;
                     self.target.proxy.log.record(Event::BackendOpened { session: self.target.id, address });
                     return Ok(Ok(parameters));

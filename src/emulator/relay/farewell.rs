@@ -40,7 +40,7 @@ impl Session<'_> {
 
 /// Stops what runs and passes on what the server still says, up to the error that stopping it made.
 async fn stop(wire: &mut Wire, backend: &Backend, key: &[u8], mut pending: usize, client: &mut Wire) {
-    let Wire { reader, writer } = wire;
+    let Wire { reader, writer, .. } = wire;
     while pending > 0 {
         tokio::select! {
             biased;
