@@ -4,6 +4,9 @@ use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[path = "tidy/sleeps.rs"]
+mod sleeps;
+
 /// Modules from the ground up. A file names only modules to the left of its own or on the floors below.
 const FLOORS: [&[&str]; 5] = [
     // Plain values.

@@ -31,7 +31,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// How long anything may take that needs no time; far more than it does.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long nothing has to happen to count as nothing.
-const SILENCE: Duration = Duration::from_millis(250);
+const SILENCE: Duration = Duration::from_millis(100);
 const TLS_PLEASE: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
 /// An emulator in front of a database of its own.

@@ -59,12 +59,13 @@ fn credentials() -> Credentials {
 #[tokio::test]
 async fn a_statement_that_may_have_run_is_unknown_even_if_it_could_not_be_sent_again() {
     let Some((world, pool)) = with_table().await else { return };
+    let _held = world.hold().await;
     let writing = pool.idempotent().by(2 * SECOND);
     for streamed in [false, true] {
         let mark = world.statements().len();
         let writing = writing.by(2 * SECOND);
         let running = tokio::spawn(async move {
-            let insert = sqlx::query("INSERT INTO written SELECT 1 FROM pg_sleep(0.4)");
+            let insert = sqlx::query("INSERT INTO written SELECT 1 FROM pg_advisory_xact_lock_shared(1)");
             if streamed {
                 insert.fetch(&writing).try_collect::<Vec<_>>().await.map(drop)
             } else {

@@ -1,14 +1,13 @@
 //! The local Lambda that examples and tests run handlers in.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::io::Write;
 use std::time::{Duration, SystemTime};
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde_json::{Value, json};
 
 use crate::support::lambda::{Builder, InvocationResult, LambdaError, LambdaFunction};
-
-static TICKS: AtomicU64 = AtomicU64::new(0);
+use crate::support::process::POLL;
 
 /// Not a test: the handler, which the tests below start from this very program.
 #[test]
@@ -22,12 +21,15 @@ fn the_handler_of_the_other_tests() {
             eprintln!("no configuration");
             std::process::exit(3);
         }
-        tokio::spawn(async {
-            loop {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-                TICKS.fetch_add(1, Ordering::Relaxed);
-            }
-        });
+        if let Some(path) = std::env::var_os("TICKS") {
+            tokio::spawn(async move {
+                let mut ticks = std::fs::File::create(path).expect("the test has made the folder");
+                loop {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    ticks.write_all(b".").expect("there is room");
+                }
+            });
+        }
         lambda_runtime::run(service_fn(handle)).await.expect("the runtime API answers");
     });
 }
@@ -43,7 +45,6 @@ async fn handle(event: LambdaEvent<Value>) -> Result<Value, Error> {
             let left = event.context.deadline().duration_since(SystemTime::now())?;
             Ok(json!(left.as_millis() as u64))
         }
-        "ticks" => Ok(json!(TICKS.load(Ordering::Relaxed))),
         _ => {
             println!("handling {}", event.context.request_id);
             Ok(json!({ "got": event.payload, "pid": std::process::id() }))
@@ -86,21 +87,26 @@ async fn the_handler_sees_lambda_s_variables_and_none_of_ours() {
 
 #[tokio::test]
 async fn a_frozen_process_does_not_run_and_a_thawed_one_does() {
-    let mut function = function().idle();
-    function.invoke(json!({})).await.expect("the handler starts");
-    let ticks = async |function: &mut LambdaFunction| {
-        let invocation = function.invoke(json!({ "do": "ticks" })).await.expect("the handler runs");
-        invocation.value().expect("an answer").as_u64().expect("a number")
+    let folder = tempfile::tempdir().expect("there is room");
+    let file = folder.path().join("ticks");
+    let ticks = || std::fs::metadata(&file).map_or(0, |file| file.len());
+    let grows = async || {
+        let before = ticks();
+        while ticks() < before + 10 {
+            tokio::time::sleep(POLL).await;
+        }
     };
-    let before = ticks(&mut function).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let after_freeze = ticks(&mut function).await;
-    assert!(after_freeze - before < 20, "{} ticks while frozen", after_freeze - before);
-    function.thaw();
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    function.freeze();
-    let after_thaw = ticks(&mut function).await;
-    assert!(after_thaw - after_freeze >= 20, "{} ticks while thawed", after_thaw - after_freeze);
+    let mut function = function().env("TICKS", file.to_str().expect("our names are UTF-8")).idle();
+    function.invoke(json!({})).await.expect("the handler starts");
+    for _ in 0..2 {
+        let before = ticks();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        // The signal may take a moment.
+        assert!(ticks() - before <= 5, "{} ticks while frozen", ticks() - before);
+        function.thaw();
+        tokio::time::timeout(Duration::from_secs(10), grows()).await.expect("it runs when thawed");
+        function.freeze();
+    }
 }
 
 #[tokio::test]

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use rds_proxy_pool::{Error, ErrorKind, Outcome, ProxyPool};
+use sqlx::Connection;
 
 use crate::support::world::World;
 
-/// A statement that is under way on the server when this returns, and its result.
+/// A statement that is under way until the world's hold ends, and its result.
 async fn under_way(
     world: &World,
     pool: &ProxyPool,
@@ -15,7 +16,8 @@ async fn under_way(
     let mark = world.statements().len();
     let writing = pool.clone();
     let running = tokio::spawn(async move {
-        sqlx::query("INSERT INTO written SELECT 1 FROM pg_sleep($1)").bind(0.4).execute(&writing).await
+        let insert = "INSERT INTO written SELECT $1 FROM pg_advisory_xact_lock_shared(1)";
+        sqlx::query(insert).bind(1).execute(&writing).await
     });
     world.statement_seen(mark, "INSERT INTO written").await;
     running
@@ -29,9 +31,11 @@ async fn written(pool: &ProxyPool) -> i64 {
 async fn a_statement_whose_answer_was_lost_is_not_repeated() {
     let Some(world) = World::start().await else { return };
     let pool = world.pool();
+    let held = world.hold().await;
     let running = under_way(&world, &pool).await;
     world.executing().await;
     world.cut_all().await;
+    held.close().await.unwrap();
     let error = running.await.unwrap().unwrap_err();
     let ours = Error::find(&error).expect("ours");
     assert_eq!((ours.kind(), ours.outcome(), ours.code()), (ErrorKind::Lost, Outcome::Unknown, "lost.connection"));
@@ -44,9 +48,11 @@ async fn a_statement_whose_answer_was_lost_is_not_repeated() {
 async fn an_idempotent_statement_whose_answer_was_lost_is_sent_again() {
     let Some(world) = World::start().await else { return };
     let pool = world.pool();
+    let held = world.hold().await;
     let running = under_way(&world, &pool.idempotent()).await;
     world.executing().await;
     world.cut_all().await;
+    held.close().await.unwrap();
     running.await.unwrap().unwrap();
     assert_eq!(pool.status().retries, 1);
     assert!(written(&pool).await >= 1);

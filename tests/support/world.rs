@@ -235,6 +235,13 @@ impl World {
         self.proxy.set_password(Self::PASSWORD_USER, password);
     }
 
+    /// What takes the advisory lock 1 in its shared form waits until the connection returned is closed.
+    pub async fn hold(&self) -> PgConnection {
+        let mut connection = self.superuser().await;
+        sqlx::raw_sql("SELECT pg_advisory_lock(1)").execute(&mut connection).await.expect("nobody else holds it");
+        connection
+    }
+
     async fn wait_until(&self, sql: &'static str) {
         let mut connection = self.superuser().await;
         let condition = || sqlx::query_scalar::<_, bool>(sql);
