@@ -1,5 +1,6 @@
 //! A client relayed frame by frame to one database session, which may be replaced while nothing is under way.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -37,7 +38,7 @@ pub(super) struct Session<'p> {
     /// As in the last ReadyForQuery: idle, in a transaction, in a failed one.
     status: u8,
     /// Requests that will end with a ReadyForQuery.
-    pending: usize,
+    pending: VecDeque<u8>,
     /// The client has sent something it has no answer to.
     waited_for: bool,
     /// Its request failed here; what follows up to the Sync is not run.
@@ -83,7 +84,7 @@ impl<'p> Session<'p> {
             startup,
             prepared: Prepared::default(),
             status: b'I',
-            pending: 0,
+            pending: VecDeque::new(),
             waited_for: false,
             discarding: false,
             received: ClientMessage::Password,
@@ -210,7 +211,7 @@ impl<'p> Session<'p> {
     }
 
     fn is_idle(&self) -> bool {
-        self.pending == 0 && self.status == b'I' && !self.waited_for
+        self.pending.is_empty() && self.status == b'I' && !self.waited_for
     }
 
     fn obey(&mut self, command: Option<Command>) -> Result<(), Ended> {
@@ -282,7 +283,7 @@ impl<'p> Session<'p> {
             backend.writer.push(&frame);
         }
         if matches!(frame.tag, b'Q' | b'S' | b'F') {
-            self.pending += 1;
+            self.pending.push_back(frame.tag);
         }
         Ok(())
     }
@@ -319,10 +320,14 @@ impl<'p> Session<'p> {
         if frame.tag == b'Z' {
             self.status = frame.body.first().copied().unwrap_or(b'I');
             self.meter.in_transaction(self.status != b'I');
-            self.pending = self.pending.saturating_sub(1);
-            if self.pending == 0 {
+            self.pending.pop_front();
+            if self.pending.is_empty() {
                 self.answered();
             }
+        }
+        // The server takes no notice of the Sync behind a statement that copies from the client: another follows the data.
+        if frame.tag == b'G' && self.pending.front() == Some(&b'S') {
+            self.pending.pop_front();
         }
     }
 

@@ -24,7 +24,7 @@ impl Session<'_> {
         let Session { mut client, backend, assigned, cancel_key, pending, commands, .. } = self;
         let saying = async {
             if let (Some(mut wire), Some(backend)) = (backend, assigned) {
-                stop(&mut wire, &backend, &cancel_key, pending, &mut client).await;
+                stop(&mut wire, &backend, &cancel_key, pending.len(), &mut client).await;
             }
             client.writer.push(&Refusal::shutdown(Kind::AdminShutdown).frame("FATAL"));
             // If the client has gone it will not read this.

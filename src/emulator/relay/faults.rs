@@ -57,7 +57,7 @@ impl Session<'_> {
         let waits = matches!(frame.tag, b'G' | b'W') || self.received == ClientMessage::Flush;
         self.held.push(frame);
         let answers = self.held.iter().filter(|frame| frame.tag == b'Z').count();
-        if answers < self.pending && !waits {
+        if answers < self.pending.len() && !waits {
             return Ok(());
         }
         let Some(fault) = self.armed.take() else { return Ok(()) };
