@@ -158,20 +158,24 @@ fn the_top_level_stays_as_it_is() {
 
 #[test]
 fn every_dependency_says_what_it_is_for() {
-    let manifest = File::read("Cargo.toml");
+    let mut manifests = files("toml");
+    manifests.retain(|file| file.path.ends_with("Cargo.toml"));
+    manifests.push(File::read("Cargo.toml"));
     let mut faults = Faults::default();
-    let (mut in_dependencies, mut above) = (false, "");
-    for (number, line) in (1..).zip(manifest.text.lines()) {
-        if line.starts_with('[') {
-            in_dependencies = line.ends_with("dependencies]");
-        } else if in_dependencies && line.starts_with(|c: char| c.is_ascii_alphanumeric()) && !above.starts_with('#') {
-            faults.add(
-                &manifest,
-                number,
-                format_args!("no comment above `{}`", line.split(' ').next().unwrap_or(line)),
-            );
+    for manifest in &manifests {
+        let (mut in_dependencies, mut above) = (false, "");
+        for (number, line) in (1..).zip(manifest.text.lines()) {
+            if line.starts_with('[') {
+                in_dependencies = line.ends_with("dependencies]");
+            } else if in_dependencies
+                && line.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && !above.starts_with('#')
+            {
+                let name = line.split(' ').next().unwrap_or(line);
+                faults.add(manifest, number, format_args!("no comment above `{name}`"));
+            }
+            above = line;
         }
-        above = line;
     }
     faults.none();
 }
@@ -275,20 +279,26 @@ fn sources() -> Vec<File> {
 }
 
 fn rust_files() -> Vec<File> {
+    let files = files("rs");
+    assert!(files.len() > 20, "only {} files found: is this the repository?", files.len());
+    files
+}
+
+/// The files of all packages that end so, but for what cargo makes.
+fn files(extension: &str) -> Vec<File> {
     let mut folders: Vec<PathBuf> = ["src", "tests", "examples", "benches"].map(PathBuf::from).into();
     let mut files = Vec::new();
     while let Some(folder) = folders.pop() {
         for name in names_in(&folder) {
             let path = folder.join(&name);
             if root().join(&path).is_dir() {
-                // A package of its own among the tests may have been built there.
+                // A package of its own may have been built there.
                 folders.extend((name != "target").then_some(path));
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().is_some_and(|is| is == extension) {
                 files.push(File::read(path.to_str().expect("our names are ASCII")));
             }
         }
     }
-    assert!(files.len() > 20, "only {} files found: is this the repository?", files.len());
     files.sort_by(|a, b| a.path.cmp(&b.path));
     files
 }
