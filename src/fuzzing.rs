@@ -119,8 +119,9 @@ mod tests {
             eprintln!("skipped: there is no {}", corpus.display());
             return;
         }
-        let targets: [(&str, fn(&[u8])); 6] = [
-            ("startup", super::startup),
+        type Target = fn(&[u8]);
+        let targets = [
+            ("startup", super::startup as Target),
             ("frames", super::frames),
             ("token", super::token),
             ("endpoint", super::endpoint),

@@ -10,7 +10,7 @@ use super::metrics::Present;
 /// PostgreSQL's own limit on a message.
 const LONGEST_FRAME: usize = 0x3fff_ffff;
 /// Longer than any client's packets before the end of its login.
-const LONGEST_LOGIN_FRAME: usize = 64 * 1024;
+pub(super) const LONGEST_LOGIN_FRAME: usize = 64 * 1024;
 /// While this much waits to be sent to one side, nothing more is read from the other.
 const ENOUGH: usize = 256 * 1024;
 

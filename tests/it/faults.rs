@@ -11,6 +11,7 @@ use rds_proxy_pool::emulator::{
 };
 use sqlx::{Connection, PgConnection};
 
+use crate::support::process::POLL;
 use crate::support::servers::{Database, Postgres};
 use crate::support::world::backend;
 use raw::{End, Raw, Seen};
@@ -177,7 +178,7 @@ impl Stage {
         let busy =
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
         while sqlx::query_scalar::<_, i64>(busy).fetch_one(&mut observer).await.expect("the server answers") > 0 {
-            tokio::time::sleep(crate::support::process::POLL).await;
+            tokio::time::sleep(POLL).await;
         }
         let rows = sqlx::query_scalar("SELECT n FROM rows ORDER BY n").fetch_all(&mut observer).await;
         rows.expect("the server answers")
