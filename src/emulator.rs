@@ -2,7 +2,8 @@
 //!
 //! It speaks TLS with a certificate authority of its own, verifies IAM tokens with code that shares nothing with the
 //! signer of this crate, answers refusals with the codes and texts RDS Proxy documents, keeps idle clients through a
-//! failover, closes them at the idle timeout, and counts round trips. It listens on 127.0.0.1 only.
+//! failover, closes them at the idle timeout, counts round trips, and has the metrics CloudWatch would show. It listens on
+//! 127.0.0.1 only.
 //!
 //! Each client session has one database session of its own, which is replaced when the database moves: prepared
 //! statements are prepared again there. What it does not do yet: share database sessions between clients, and pin.
@@ -69,23 +70,25 @@ pub enum Existing {
     /// A clean failover, the documented one: idle ones are moved along unnoticed, requests that queue are served by the
     /// new database, those in a transaction or with a request under way are cut.
     ///
-    /// Source: "How RDS Proxy works", on failover.
+    /// Source: "RDS Proxy concepts and terminology", on failover.
     Move,
     /// They stay where they are, as sessions do that still lead to a demoted writer; those that queue without a database
     /// are served by the new one.
     ///
-    /// Source: reports of sessions that got 25006 after a failover. RDS Proxy does not document it.
+    /// Source: "Using RDS Proxy with Blue/Green Deployments", where the proxy goes on with a database that is read-only by
+    /// then. For other failovers it is not documented; drivers know sessions that got 25006 after one.
     Stay,
     /// An abrupt failover: every client connection is closed without a word, also those that are logging in.
     ///
-    /// Source: what drivers report of failovers, "server closed the connection unexpectedly".
+    /// Source: users' reports of failovers, "server closed the connection unexpectedly". It is not documented.
     Drop,
     /// A switchover of a blue/green deployment: every client is told FATAL 57P01 and closed.
     ///
     /// As on a server that stops, statements under way are stopped first: a client that is told this has not missed the
     /// success of one, unless its connection broke before. A client that has not proven who it is is closed.
     ///
-    /// Source: "Using RDS Proxy with blue/green deployments", and what PostgreSQL sessions are told then.
+    /// Source: "Using RDS Proxy with Blue/Green Deployments": queries get this error during the switchover, and at its end
+    /// existing connections are dropped. Here both happen at once, to idle clients too.
     Terminate,
 }
 
@@ -183,7 +186,7 @@ impl RdsProxyEmulator {
     /// under way are cut, and new work queues until [`set_backend`](Self::set_backend) or the
     /// [borrow timeout](Builder::connection_borrow_timeout), when it is refused with 08000 and the client goes on.
     ///
-    /// Source: "How RDS Proxy works", on failover.
+    /// Source: "RDS Proxy concepts and terminology", on failover.
     pub fn clear_backend(&self) {
         self.proxy.settings().backend = None;
         self.proxy.command_all(&Command::Move(None));

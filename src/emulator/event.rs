@@ -53,7 +53,7 @@ pub enum Event {
     },
     /// Everything a client had asked for is answered.
     Answered(SessionId),
-    /// A client waits for a database connection.
+    /// A client waits for a database connection, or for the init delay of one.
     Queued(SessionId),
     /// A database connection was opened for a client.
     BackendOpened {

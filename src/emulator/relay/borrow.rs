@@ -1,6 +1,6 @@
 //! How a session gets a database session: it waits for one as long as the proxy lets it.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::super::backend::{BackendSession, Unavailable};
@@ -18,19 +18,28 @@ impl Session<'_> {
     /// Opens the database session, waiting for a database as the proxy does. The inner error is for the client.
     pub(super) async fn borrow(&mut self) -> Result<Result<Vec<Frame>, Frame>, Ended> {
         let since = self.target.proxy.clock.monotonic();
-        let mut queued = false;
+        let queued = AtomicBool::new(false);
+        let (proxy, id) = (self.target.proxy, self.target.id);
+        let queue = || {
+            if !queued.swap(true, Ordering::Relaxed) {
+                proxy.log.record(Event::Queued(id));
+            }
+        };
         loop {
-            if !queued && (self.assigned.is_none() || !self.target.proxy.gate.limits().init_delay.is_zero()) {
-                queued = true;
-                self.target.proxy.log.record(Event::Queued(self.target.id));
+            if self.assigned.is_none() {
+                queue();
             }
             let opening = async {
                 match &self.assigned {
                     Some(backend) => {
-                        self.target.proxy.meters.database_requests.fetch_add(1, Ordering::Relaxed);
-                        let session = backend.open(&self.startup, self.prepared.named()).await?;
-                        let start = self.target.proxy.clock.monotonic();
-                        self.target.proxy.passed(start, |limits| limits.init_delay).await;
+                        proxy.meters.database_requests.fetch_add(1, Ordering::Relaxed);
+                        let mut session = backend.open(&self.startup, self.prepared.named()).await?;
+                        session.wire.counted = Some(Present::new(&proxy.meters.databases));
+                        let start = proxy.clock.monotonic();
+                        if !proxy.gate.limits().init_delay.is_zero() {
+                            queue();
+                        }
+                        proxy.passed(start, |limits| limits.init_delay).await;
                         Ok(session)
                     }
                     None => std::future::pending().await,
@@ -44,32 +53,26 @@ impl Session<'_> {
                 }
                 opened = opening => opened,
                 () = self.client.hangs_up() => return Err(Ended::quietly(Closed::ByClient)),
-                () = self.target.proxy.passed(since, |limits| limits.borrow_timeout) => return Ok(Err(Refusal::borrow_timeout().frame("ERROR"))),
+                () = proxy.passed(since, |limits| limits.borrow_timeout) => {
+                    return Ok(Err(Refusal::borrow_timeout().frame("ERROR")));
+                }
             };
             if opened.is_err() {
-                self.target.proxy.meters.database_failures.fetch_add(1, Ordering::Relaxed);
+                proxy.meters.database_failures.fetch_add(1, Ordering::Relaxed);
             }
             match (opened, &self.assigned) {
-                (Ok(BackendSession { mut wire, key, parameters }), Some(backend)) => {
+                (Ok(BackendSession { wire, key, parameters }), Some(backend)) => {
                     let address = backend.address;
-                    wire.counted = Some(Present::new(&self.target.proxy.meters.databases));
                     self.backend = Some(wire);
-                    self.target
-                        .proxy
-                        .meters
-                        .borrowing
-                        .add(self.target.proxy.clock.monotonic().saturating_duration_since(since));
+                    proxy.meters.borrowing.add(proxy.clock.monotonic().saturating_duration_since(since));
                     self.cancel_key = key;
-                    self.target.proxy.log.record(Event::BackendOpened { session: self.target.id, address });
+                    proxy.log.record(Event::BackendOpened { session: self.target.id, address });
                     return Ok(Ok(parameters));
                 }
                 (Err(Unavailable::Refused(error)), _) => return Ok(Err(error)),
                 _ => {}
             }
-            if !queued {
-                queued = true;
-                self.target.proxy.log.record(Event::Queued(self.target.id));
-            }
+            queue();
             tokio::select! {
                 biased;
                 command = self.commands.recv() => self.obey_in_queue(command)?,
