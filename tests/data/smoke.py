@@ -76,6 +76,13 @@ def by_psycopg(world, right, wrong):
         copy.write("10\n11\n")
     with connection.cursor().copy("COPY by_psycopg TO STDOUT") as copy:
         say("copy", sum(len(block) for block in copy))
+    # As the extended protocol does it, whose first Sync a server takes no notice of.
+    connection.pgconn.send_query_params(b"COPY by_psycopg FROM STDIN", [])
+    say("copy with parameters", psycopg.pq.ExecStatus(connection.pgconn.get_result().status).name)
+    connection.pgconn.put_copy_data(b"12\n")
+    connection.pgconn.put_copy_end()
+    while result := connection.pgconn.get_result():
+        say("rows", result.command_tuples)
     with connection.transaction(), connection.cursor(name="rows") as rows:
         rows.itersize = 2
         rows.execute("SELECT id FROM by_psycopg ORDER BY id")

@@ -1,6 +1,7 @@
 //! Clients that share nothing with this crate, at the emulator: tokens by botocore and the AWS SDK for JavaScript, logins
 //! and statements by psql, psycopg2, psycopg, asyncpg and node-postgres.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -46,13 +47,20 @@ async fn play(world: &World, mut command: tokio::process::Command) -> (Vec<Strin
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
     let mut told = Vec::new();
+    let mut unanswered = BTreeSet::new();
     while let Some(event) = events.try_next() {
+        match &event {
+            Event::Statement { session, .. } => drop(unanswered.insert(*session)),
+            Event::Answered(session) => drop(unanswered.remove(session)),
+            _ => {}
+        }
         match event {
             Event::LoggedIn { user, .. } => told.push(format!("logged in as {user}")),
             Event::LoginRefused { code, token, .. } => told.push(format!("{code} {token:?}")),
             _ => {}
         }
     }
+    assert!(unanswered.is_empty(), "for the emulator these clients still have work under way: {unanswered:?}");
     let lines: Vec<_> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
     println!("{}", lines.join("\n"));
     (lines, told)
@@ -101,7 +109,8 @@ async fn psycopg_and_asyncpg_are_served_what_they_ask_for() {
     command.env("PYTHONPATH", modules);
     let (lines, told) = play(&world, command).await;
     let no_cancel = "a cancel request changes nothing: 1";
-    let psycopg = ["copy: 10", "cursor: 1 2 10 11", no_cancel, "pipeline: 0 1 2"];
+    let psycopg =
+        ["copy: 10", "copy with parameters: COPY_IN", "rows: 1", "cursor: 1 2 10 11 12", no_cancel, "pipeline: 0 1 2"];
     let asyncpg = ["copy: 10", "cursor: 1 2 10 11", no_cancel, "many: 7"];
     assert_eq!(lines, [steps("psycopg", &psycopg), steps("asyncpg", &asyncpg)].concat());
     assert_eq!(told, [in_and_out(), in_and_out()].concat());
