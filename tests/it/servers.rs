@@ -1,7 +1,7 @@
 //! The servers the other tests stand on.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -66,6 +66,17 @@ async fn a_password_is_asked_of_the_role_that_has_one() {
     let refused = PgConnection::connect(&url("wrong")).await.expect_err("a wrong password is refused");
     let code = refused.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
     assert_eq!(code.as_deref(), Some("28P01"));
+}
+
+#[tokio::test]
+async fn the_port_of_a_server_that_is_down_is_given_to_nobody() {
+    let Some(server) = Postgres::start().await else { return };
+    server.kill9().await;
+    // From all over the range the system chooses from.
+    let taken: Vec<_> = (0..100).map_while(|_| TcpListener::bind("127.0.0.1:0").ok()).collect();
+    let lowest = taken.iter().map(|listener| listener.local_addr().expect("it is bound").port()).min();
+    assert!(lowest > Some(server.port()), "{lowest:?} was given out, {} must not be", server.port());
+    server.start_again().await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Child processes that never outlive us, not even when we are killed.
 
 use std::io;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,6 +14,9 @@ use rustix::process::{Pid, kill_process, kill_process_group};
 
 /// How often a state that sends no notice is looked at.
 pub const POLL: Duration = Duration::from_millis(3);
+
+/// Below it are those of well-known services.
+const LOWEST_PORT: u16 = 10_000;
 
 /// A running child in a process group of its own; killed, with its group, when dropped.
 #[derive(Debug)]
@@ -104,16 +108,24 @@ impl Process {
         }
     }
 
-    /// Kills the process and its children, those in other groups and sessions too, as if the machine had gone.
-    pub fn kill_tree(&self) {
+    /// Kills the process and its children, those in other groups and sessions too, as if the machine had gone; completes
+    /// when all of them have ended.
+    pub async fn kill_tree(&self) {
         // Stopped first, so that it cannot start another child meanwhile.
         self.signal(Signal::STOP);
         let raw = self.id();
         let children = std::fs::read_to_string(format!("/proc/{raw}/task/{raw}/children")).unwrap_or_default();
-        for child in children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
-            let _ = kill_process(child, Signal::KILL);
+        let children: Vec<_> = children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect();
+        for child in &children {
+            let _ = kill_process(*child, Signal::KILL);
         }
         self.signal_group(Signal::KILL);
+        self.wait().await;
+        // A server does not start while a process of the one before still holds its shared memory.
+        let runs = |child: &Pid| state(child.as_raw_nonzero().get() as u32).is_some_and(|state| state != 'Z');
+        while children.iter().any(runs) {
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// How it ended, if it has.
@@ -123,9 +135,7 @@ impl Process {
 
     /// The kernel's letter for what it is doing (`T` stopped, `Z` ended); `None` where there is no `/proc`.
     pub fn state(&self) -> Option<char> {
-        let status = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).ok()?;
-        // The name before it is in parentheses and may hold any character.
-        status.rsplit_once(") ")?.1.chars().next()
+        state(self.id())
     }
 
     /// Waits for the end. Cancel safe.
@@ -143,6 +153,12 @@ impl Process {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         (child.stdout.take(), child.stderr.take())
     }
+}
+
+fn state(pid: u32) -> Option<char> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it is in parentheses and may hold any character.
+    status.rsplit_once(") ")?.1.chars().next()
 }
 
 impl Drop for Process {
@@ -170,6 +186,16 @@ pub fn executable(path: &Path) -> Option<PathBuf> {
     let file = path.canonicalize().ok()?;
     let found = file.metadata().ok()?;
     (found.is_file() && found.permissions().mode() & 0o111 != 0).then_some(file)
+}
+
+/// A free port of 127.0.0.1 that nobody is given while its server is down: below those the system chooses from, be it for
+/// a client or for whoever asks for port 0.
+pub fn lasting_port() -> io::Result<u16> {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let first = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(32_768);
+    let port = |_| fastrand::u16(LOWEST_PORT..first.max(LOWEST_PORT + 1));
+    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    (0..100).map(port).find(free).ok_or_else(|| io::ErrorKind::AddrInUse.into())
 }
 
 fn setpriv() -> Option<&'static Path> {

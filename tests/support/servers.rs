@@ -20,7 +20,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::OnceCell;
 
-use super::process::{POLL, Process, Signal};
+use super::process::{POLL, Signal};
 use super::tools;
 use local::Local;
 use template::Installation;
@@ -235,12 +235,12 @@ impl Postgres {
 
     /// An orderly stop that does not wait for clients: they are told (57P01) and disconnected.
     pub async fn stop_fast(&self) {
-        self.stop(|process| process.signal(Signal::INT)).await;
+        self.stop(Signal::INT).await;
     }
 
     /// The end without warning: every process of the server is killed.
     pub async fn kill9(&self) {
-        self.stop(Process::kill_tree).await;
+        self.stop(Signal::KILL).await;
     }
 
     /// Starts it again after [`stop_fast`](Self::stop_fast) or [`kill9`](Self::kill9), on the same port and data.
@@ -251,9 +251,9 @@ impl Postgres {
         }
     }
 
-    async fn stop(&self, how: impl FnOnce(&Process)) {
+    async fn stop(&self, signal: Signal) {
         match &self.place {
-            Place::Local(local) => local.stop(how).await,
+            Place::Local(local) => local.stop(signal).await,
             #[cfg(feature = "docker-tests")]
             Place::Docker(container) => container.stop().await,
             Place::Elsewhere => panic!("the server of RDS_PROXY_POOL_POSTGRES_URL is not ours to stop"),

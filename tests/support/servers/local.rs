@@ -1,12 +1,11 @@
 //! A server of this machine: its directory and its process.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use super::super::process::{POLL, Process};
+use super::super::process::{POLL, Process, Signal, lasting_port};
 use super::template::{Installation, plain_environment};
 use super::{Failure, PATIENCE};
 
@@ -57,7 +56,7 @@ impl Local {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+            let port = lasting_port()?;
             match self.run(port).await {
                 Ok(()) => return Ok(port),
                 Err(failure) if attempt == 3 => return Err(failure),
@@ -94,12 +93,17 @@ impl Local {
         Ok(())
     }
 
-    /// Ends it, if it runs, and waits for the end.
-    pub async fn stop(&self, how: impl FnOnce(&Process)) {
+    /// Ends it, if it runs, and waits for the end; `SIGKILL` goes to all of its processes.
+    pub async fn stop(&self, signal: Signal) {
         let process = self.process.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(process) = process {
-            how(&process);
-            process.wait().await;
+            match signal {
+                Signal::KILL => process.kill_tree().await,
+                signal => {
+                    process.signal(signal);
+                    process.wait().await;
+                }
+            }
         }
     }
 

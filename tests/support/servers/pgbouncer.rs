@@ -1,12 +1,12 @@
 //! PgBouncer, a pooler that shares nothing with this crate.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::super::process::{POLL, Process};
+use super::super::process::{POLL, Process, lasting_port};
 use super::super::tools;
 use super::template::{Installation, plain_environment};
 use super::{Failure, PATIENCE, Postgres, or_skip};
@@ -67,7 +67,7 @@ impl PgBouncer {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            bouncer.port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+            bouncer.port = lasting_port()?;
             match bouncer.run(&installation, server).await {
                 Ok(()) => return Ok(bouncer),
                 Err(failure) if attempt == 3 => return Err(failure),
