@@ -99,9 +99,12 @@ impl<'a> Environment<'a> {
         let stranger = |name: OsString| {
             let name = name.into_string().ok()?;
             let plain = name.strip_prefix(self.prefix)?;
-            let unknown = plain.starts_with(FAMILY) && !plain.starts_with(OWN_TESTS) && !KNOWN.contains(&plain);
+            if !plain.starts_with(FAMILY) || plain.starts_with(OWN_TESTS) || KNOWN.contains(&plain) {
+                return None;
+            }
             let nearest = KNOWN.iter().min_by_key(|known| strsim::damerau_levenshtein(known, plain))?;
-            unknown.then(|| (name.clone(), format!("{}{nearest}", self.prefix)))
+            let nearest = format!("{}{nearest}", self.prefix);
+            Some((name, nearest))
         };
         names.filter_map(stranger).collect()
     }
