@@ -12,8 +12,7 @@ use crate::deadline::Budget;
 use crate::engine::{Answer, Call, Engine};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{Outcome, Phase, Reaction, Verdict};
-use crate::pool::{Live, Pool, Slot, Trouble};
-use crate::statement::TransactionEffect;
+use crate::pool::{Condition, Live, Pool, Slot, Trouble};
 
 /// A database connection that goes back to its pool when dropped.
 ///
@@ -35,6 +34,8 @@ pub struct ProxyConnection<DB: Engine> {
     // After `live`, so that the connection is back before its place is.
     _slot: Slot,
 }
+
+const HELD: &str = "a guard holds its connection until it is dropped";
 
 impl<DB: Engine> ProxyConnection<DB> {
     pub(crate) fn new(pool: Pool<DB>, live: Box<Live<DB>>, slot: Slot) -> Self {
@@ -62,7 +63,7 @@ impl<DB: Engine> ProxyConnection<DB> {
 
     /// The connection itself; it is there from `new` to `drop`.
     fn live(&mut self) -> &mut Live<DB> {
-        self.live.as_mut().expect("a guard holds its connection until it is dropped")
+        self.live.as_mut().expect(HELD)
     }
 
     pub(crate) fn pool(&self) -> &Pool<DB> {
@@ -91,49 +92,40 @@ impl<DB: Engine> ProxyConnection<DB> {
     }
 
     /// Runs one driver call and heeds what became of it.
-    pub(crate) async fn drive<T>(
+    pub(crate) fn drive<T>(
         &mut self,
         bounds: impl Into<Bounds>,
         judge: impl FnOnce(&SqlxError) -> Verdict,
         call: impl for<'c> FnOnce(&'c mut DB::Connection) -> Answer<'c, T>,
-    ) -> Result<T, Failure> {
-        let bounds = bounds.into();
-        // Not `self.clock()`: the clock must not borrow what the driver call borrows.
-        let pool = self.pool.clone();
-        let live = self.live();
-        match live.drive(pool.clock(), bounds, call).await {
-            Ok(answer) => Ok(answer),
-            Err(trouble) => Err(Failure::new(trouble, judge, live)),
+    ) -> impl Future<Output = Result<T, Failure>> {
+        let clock = self.pool.clock();
+        let live = self.live.as_mut().expect(HELD);
+        let (begun, condition) = live.begin(clock, bounds.into(), call);
+        async move {
+            let result = condition.finish(clock, begun).await;
+            result.map_err(|trouble| Failure::new(trouble, judge, condition))
         }
     }
 
     /// Runs one statement that gives one answer.
-    pub(crate) async fn statement<T>(
+    pub(crate) fn statement<T>(
         &mut self,
         until: Option<Instant>,
         call: Call<DB>,
         send: impl for<'c> FnOnce(&'c mut DB::Connection, Call<DB>) -> Answer<'c, T>,
-    ) -> Result<T, Failure> {
+    ) -> impl Future<Output = Result<T, Failure>> {
         tracing::debug!(sql = call.text(), "sending a statement");
         let effect = DB::transaction_effect(call.text());
-        self.note_opening(effect);
         let access = self.pool.config().access();
-        let result = self.drive(until, |error| DB::judge_statement(error, access), |live| send(live, call)).await;
-        self.note_ending(effect, result.is_ok());
-        result
-    }
-
-    /// A text that may open a transaction counts as having done so from the moment it is sent.
-    pub(crate) fn note_opening(&mut self, effect: TransactionEffect) {
-        if effect != TransactionEffect::Ends {
-            self.live().sent(effect);
-        }
-    }
-
-    /// Only an answered text has ended one.
-    pub(crate) fn note_ending(&mut self, effect: TransactionEffect, answered: bool) {
-        if effect == TransactionEffect::Ends && answered {
-            self.live().sent(effect);
+        let clock = self.pool.clock();
+        let live = self.live.as_mut().expect(HELD);
+        let (_, condition) = live.split();
+        condition.note_opening(effect);
+        let (begun, condition) = live.begin(clock, until.into(), |live| send(live, call));
+        async move {
+            let result = condition.finish(clock, begun).await;
+            condition.note_ending(effect, result.is_ok());
+            result.map_err(|trouble| Failure::new(trouble, |error| DB::judge_statement(error, access), condition))
         }
     }
 
@@ -146,12 +138,13 @@ impl<DB: Engine> ProxyConnection<DB> {
         async_stream::stream! {
             tracing::debug!(sql = call.text(), "sending a statement");
             let effect = DB::transaction_effect(call.text());
-            self.note_opening(effect);
             let access = self.pool.config().access();
-            let pool = self.pool.clone();
-            let live = self.live();
-            if Bounds::from(until).is_over(pool.clock()) {
-                yield Err(Failure::new(Trouble::Unsent, |error| DB::judge_statement(error, access), live));
+            let clock = self.pool.clock();
+            let live = self.live.as_mut().expect(HELD);
+            let (_, condition) = live.split();
+            condition.note_opening(effect);
+            if Bounds::from(until).is_over(clock) {
+                yield Err(Failure::new(Trouble::Unsent, |error| DB::judge_statement(error, access), condition));
                 return;
             }
             let mut watch = live.start();
@@ -161,7 +154,7 @@ impl<DB: Engine> ProxyConnection<DB> {
                 let mut answers = DB::fetch_many(connection, call);
                 loop {
                     let bounds = Bounds { until, patience: None, watch: watch.take() };
-                    match condition.ended(attend(pool.clock(), bounds, next(&mut answers)).await) {
+                    match condition.ended(attend(clock, bounds, next(&mut answers)).await) {
                         Ok(Some(item)) => yield Ok(item),
                         Ok(None) => break,
                         Err(trouble) => {
@@ -171,12 +164,15 @@ impl<DB: Engine> ProxyConnection<DB> {
                     }
                 }
             }
+            let (_, condition) = live.split();
             match ended {
                 None => {
-                    live.finished();
-                    self.note_ending(effect, true);
+                    condition.finished();
+                    condition.note_ending(effect, true);
                 }
-                Some(trouble) => yield Err(Failure::new(trouble, |error| DB::judge_statement(error, access), live)),
+                Some(trouble) => {
+                    yield Err(Failure::new(trouble, |error| DB::judge_statement(error, access), condition));
+                }
             }
         }
     }
@@ -211,7 +207,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    fn new<DB: Engine>(trouble: Trouble, judge: impl FnOnce(&SqlxError) -> Verdict, live: &mut Live<DB>) -> Self {
+    fn new(trouble: Trouble, judge: impl FnOnce(&SqlxError) -> Verdict, condition: &mut Condition) -> Self {
         let verdict = match &trouble {
             Trouble::Driver(error) => judge(error),
             Trouble::Unsent => Verdict {
@@ -239,7 +235,7 @@ impl Failure {
                 hint: Some("nothing reached the server after the gap; the connection was given up"),
             },
         };
-        live.heed(&verdict);
+        condition.heed(&verdict);
         Failure { trouble, verdict }
     }
 

@@ -45,7 +45,7 @@ struct Attempts<'p, DB: Engine> {
     failures: Backoff,
     throttling: Backoff,
     /// The last attempt that may have written: what is reported unless a later one succeeds.
-    lost: Option<Failure>,
+    lost: Option<Box<Failure>>,
 }
 
 impl<'p, DB: Engine> Attempts<'p, DB> {
@@ -74,14 +74,14 @@ impl<'p, DB: Engine> Attempts<'p, DB> {
         let fence = || if self.may_repeat_unknown(sql) { Fence::Request } else { Fence::Probe };
         match self.pool.checkout(&budget, now, &fence).await {
             Ok(connection) => Ok(connection),
-            Err(error) => Err(self.lost.take().map_or_else(|| error.into(), |lost| self.said(lost))),
+            Err(error) => Err(self.lost.take().map_or_else(|| error.into(), |lost| self.said(*lost))),
         }
     }
 
     /// What is said of a call whose last attempt ended with `failure`: an earlier one may have done its work.
     fn report(&mut self, failure: Failure) -> SqlxError {
         let lost = self.lost.take().filter(|_| failure.verdict().outcome != Outcome::Unknown);
-        self.said(lost.unwrap_or(failure))
+        self.said(lost.map_or(failure, |lost| *lost))
     }
 
     fn said(&self, failure: Failure) -> SqlxError {
@@ -108,7 +108,7 @@ impl<'p, DB: Engine> Attempts<'p, DB> {
             return Some(self.report(failure));
         }
         if verdict.outcome == Outcome::Unknown && sql.is_some_and(|sql| !DB::cannot_write(sql)) {
-            self.lost = Some(failure);
+            self.lost = Some(Box::new(failure));
         }
         self.pool.counters().retries.increment();
         tracing::info!(attempt = self.made, code = verdict.code, outcome = %verdict.outcome, "sending a statement again");
@@ -118,22 +118,25 @@ impl<'p, DB: Engine> Attempts<'p, DB> {
 }
 
 impl<DB: Engine> Pool<DB> {
-    async fn call<T>(
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` holds its arguments twice, and this future is moved")]
+    fn call<T>(
         &self,
         mut call: Call<DB>,
         send: impl for<'c> Fn(&'c mut DB::Connection, Call<DB>) -> Answer<'c, T>,
-    ) -> Result<T, SqlxError> {
-        let mut attempts = Attempts::new(self);
-        loop {
-            let mut connection = attempts.connection(Some(call.text())).await?;
-            let until = attempts.budget.until;
-            let failure = match connection.statement(until, call.attempt(), &send).await {
-                Ok(answer) => return Ok(answer),
-                Err(failure) => failure,
-            };
-            drop(connection);
-            if let Some(error) = attempts.again(failure, Some(call.text())).await {
-                return Err(error);
+    ) -> impl Future<Output = Result<T, SqlxError>> {
+        async move {
+            let mut attempts = Attempts::new(self);
+            loop {
+                let mut connection = attempts.connection(Some(call.text())).await?;
+                let until = attempts.budget.until;
+                let failure = match connection.statement(until, call.attempt(), &send).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(failure) => failure,
+                };
+                drop(connection);
+                if let Some(error) = attempts.again(failure, Some(call.text())).await {
+                    return Err(error);
+                }
             }
         }
     }

@@ -25,7 +25,7 @@ use crate::outcome::Phase;
 
 pub(crate) use checkout::Fence;
 use live::Limits;
-pub(crate) use live::{Idle, Live, Trouble};
+pub(crate) use live::{Condition, Idle, Live, Trouble};
 pub(crate) use slots::Slot;
 use slots::{Open, OpenCount, Slots};
 

@@ -33,7 +33,8 @@ pub(crate) enum Fence {
 impl<DB: Engine> Pool<DB> {
     /// A connection fit for use, within the budget. Without a gap since its last use this makes no system call.
     ///
-    /// `now` spares the clocks: they were read for the budget, and nothing was awaited since.
+    /// `now` spares the clocks: they were read for the budget, and nothing was awaited since. What a warm call has no
+    /// use for is boxed: its future is moved, and connecting alone is tens of kilobytes.
     pub(crate) async fn checkout(
         &self,
         budget: &Budget,
@@ -45,7 +46,7 @@ impl<DB: Engine> Pool<DB> {
             Some(slot) => slot,
             None => {
                 now = None;
-                self.slot(budget).await?
+                Box::pin(self.slot(budget)).await?
             }
         };
         while let Some((mut live, idle)) =
@@ -55,7 +56,7 @@ impl<DB: Engine> Pool<DB> {
                 Idle::Warm => return Ok(self.guard(live, slot)),
                 Idle::Suspect if fence() == Fence::Request => return Ok(self.guard(live, slot)),
                 Idle::Suspect | Idle::Doubtful => {
-                    if self.proves_itself(&mut live, budget).await {
+                    if Box::pin(self.proves_itself(&mut live, budget)).await {
                         return Ok(self.guard(live, slot));
                     }
                     self.shared.discarded("failed the check after a gap");
@@ -63,7 +64,6 @@ impl<DB: Engine> Pool<DB> {
                 Idle::Unfit(reason) => self.shared.discarded(reason),
             }
         }
-        // Boxed, because it is many times as large as all else, and a warm call moves its future to the heap.
         let live = Box::pin(self.open(budget, runtime)).await?;
         Ok(self.guard(live, slot))
     }

@@ -79,7 +79,57 @@ pub(crate) struct Limits {
     pub(crate) idle_limit: Duration,
 }
 
+/// A driver call under way.
+pub(crate) struct Begun<'c, T> {
+    bounds: Bounds,
+    answer: Answer<'c, T>,
+}
+
 impl Condition {
+    /// Runs to its end what was begun. If this future is dropped the connection will not be used by anyone else.
+    pub(crate) async fn finish<T>(&mut self, clock: &dyn Clock, begun: Option<Begun<'_, T>>) -> Result<T, Trouble> {
+        let Begun { bounds, answer } = begun.ok_or(Trouble::Unsent)?;
+        let answer = self.ended(attend(clock, bounds, answer).await)?;
+        self.finished();
+        Ok(answer)
+    }
+
+    /// The driver's stream of answers came to its end.
+    pub(crate) fn finished(&mut self) {
+        self.in_flight = false;
+    }
+
+    /// A text that may open a transaction counts as having done so from the moment it is sent.
+    pub(crate) fn note_opening(&mut self, effect: TransactionEffect) {
+        if effect != TransactionEffect::Ends {
+            self.sent(effect);
+        }
+    }
+
+    /// Only an answered text has ended one.
+    pub(crate) fn note_ending(&mut self, effect: TransactionEffect, answered: bool) {
+        if effect == TransactionEffect::Ends && answered {
+            self.sent(effect);
+        }
+    }
+
+    /// Notes what a statement that was sent does to the session.
+    fn sent(&mut self, effect: TransactionEffect) {
+        match effect {
+            TransactionEffect::None => {}
+            TransactionEffect::Opens => self.in_transaction = true,
+            TransactionEffect::Ends => {
+                self.in_transaction = false;
+                self.ended = true;
+            }
+            TransactionEffect::Unsure => self.spoiled = true,
+        }
+    }
+
+    pub(crate) fn heed(&mut self, verdict: &Verdict) {
+        self.spoiled |= !verdict.keep;
+    }
+
     /// Sorts out how a wait for the driver ended; a future that was not dropped leaves nothing in flight.
     pub(crate) fn ended<T>(&mut self, ended: Ended<Result<T, SqlxError>>) -> Result<T, Trouble> {
         match ended {
@@ -165,20 +215,31 @@ impl<DB: Engine> Live<DB> {
     }
 
     /// Runs one driver call to its end. If this future is dropped the connection will not be used by anyone else.
-    pub(crate) async fn drive<T>(
+    async fn drive<T>(
         &mut self,
         clock: &dyn Clock,
         bounds: Bounds,
         call: impl for<'c> FnOnce(&'c mut DB::Connection) -> Answer<'c, T>,
     ) -> Result<T, Trouble> {
+        let (begun, condition) = self.begin(clock, bounds, call);
+        condition.finish(clock, begun).await
+    }
+
+    /// Begins one driver call, unless its last instant has passed; [`Condition::finish`] runs it to its end.
+    ///
+    /// In two steps, so that the future of the second holds the driver's and not what that is made of.
+    pub(crate) fn begin<T>(
+        &mut self,
+        clock: &dyn Clock,
+        bounds: Bounds,
+        call: impl for<'c> FnOnce(&'c mut DB::Connection) -> Answer<'c, T>,
+    ) -> (Option<Begun<'_, T>>, &mut Condition) {
         if bounds.is_over(clock) {
-            return Err(Trouble::Unsent);
+            return (None, &mut self.condition);
         }
         let bounds = Bounds { watch: self.start(), ..bounds };
-        let ended = attend(clock, bounds, call(&mut self.connection)).await;
-        let answer = self.condition.ended(ended)?;
-        self.condition.in_flight = false;
-        Ok(answer)
+        let answer = call(&mut self.connection);
+        (Some(Begun { bounds, answer }), &mut self.condition)
     }
 
     /// Notes that a driver future is about to be polled, and says which socket to watch while it is.
@@ -192,24 +253,6 @@ impl<DB: Engine> Live<DB> {
     /// The driver's connection, and apart from it what is known of it.
     pub(crate) fn split(&mut self) -> (&mut DB::Connection, &mut Condition) {
         (&mut self.connection, &mut self.condition)
-    }
-
-    /// The driver's stream of answers came to its end.
-    pub(crate) fn finished(&mut self) {
-        self.condition.in_flight = false;
-    }
-
-    /// Notes what a statement that was sent does to the session.
-    pub(crate) fn sent(&mut self, effect: TransactionEffect) {
-        match effect {
-            TransactionEffect::None => {}
-            TransactionEffect::Opens => self.condition.in_transaction = true,
-            TransactionEffect::Ends => {
-                self.condition.in_transaction = false;
-                self.condition.ended = true;
-            }
-            TransactionEffect::Unsure => self.condition.spoiled = true,
-        }
     }
 
     /// A transaction was opened by us, not by a statement of the user's.
@@ -227,10 +270,6 @@ impl<DB: Engine> Live<DB> {
         self.condition.used = true;
         self.condition.spoiled |= !DB::SURVIVES_DROPPED_FUTURE;
         &mut self.connection
-    }
-
-    pub(crate) fn heed(&mut self, verdict: &Verdict) {
-        self.condition.spoiled |= !verdict.keep;
     }
 
     pub(crate) fn spoil(&mut self) {

@@ -37,6 +37,30 @@ async fn a_warm_acquire_and_release_allocate_nothing() {
     assert_eq!(counted.count_total, 0, "{counted:?}");
 }
 
+#[test]
+fn a_warm_query_allocates_little_more_than_on_a_held_connection() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let Some(world) = runtime.block_on(World::start()) else { return };
+    let pool = world.pool();
+    let mut held = runtime.block_on(async {
+        let options = pool.sqlx_pool().await.unwrap().connect_options();
+        sqlx::PgConnection::connect_with(&options).await.unwrap()
+    });
+    let query = || sqlx::query_scalar::<_, i32>("SELECT 1");
+    let on_pool = || assert_eq!(runtime.block_on(query().fetch_one(&pool)).unwrap(), 1);
+    let mut on_held = || assert_eq!(runtime.block_on(query().fetch_one(&mut held)).unwrap(), 1);
+    // The least of several, as an answer that comes in pieces takes more.
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..10 {
+        ours.push(allocation_counter::measure(on_pool));
+        theirs.push(allocation_counter::measure(&mut on_held));
+    }
+    let [ours, theirs] = [ours, theirs].map(|all| all.into_iter().min_by_key(|info| info.bytes_total).unwrap());
+    println!("held connection: {theirs:?}, pool: {ours:?}");
+    assert!(ours.count_total <= theirs.count_total + 1, "one block: the future of the call");
+    assert!(ours.bytes_total <= theirs.bytes_total + 1024, "which an allocator has at hand");
+}
+
 #[tokio::test]
 async fn nothing_is_sent_between_login_and_the_first_statement() {
     let Some(world) = World::start().await else { return };
