@@ -57,6 +57,11 @@ impl Session<'_> {
                     return Ok(Err(Refusal::borrow_timeout().frame("ERROR")));
                 }
             };
+            // One that came just before the end of the wait was meant for who waits.
+            if let Ok(command) = self.commands.try_recv() {
+                self.obey_in_queue(Some(command))?;
+                continue;
+            }
             if opened.is_err() {
                 proxy.meters.database_failures.fetch_add(1, Ordering::Relaxed);
             }
