@@ -115,16 +115,7 @@ pub enum Bar {
 impl Report {
     /// A row: one candidate beside another.
     pub fn row(&mut self, what: &str, ours: &Candidate, theirs: &Candidate, bar: Bar) {
-        let (unit, by) = if theirs.median() < 1.0 {
-            ("ns", 1e-3)
-        } else if theirs.median() < 1e3 {
-            ("us", 1.0)
-        } else {
-            ("ms", 1e3)
-        };
-        let [mine, other] = [ours, theirs]
-            .map(|candidate| format!("{:.*}", 2 - usize::from(unit == "ns") * 2, candidate.median() / by));
-        let values = format!("{} {mine} {unit}, {} {other} {unit}", ours.name, theirs.name);
+        let values = format!("{} {}, {} {}", ours.name, in_unit(ours), theirs.name, in_unit(theirs));
         self.ratio(what, &values, ours.median() / theirs.median(), bar);
     }
 
@@ -144,7 +135,7 @@ impl Report {
         let (Bar::Shown(limit) | Bar::Held(limit)) = bar else { return String::new() };
         let met = value <= limit;
         self.missed |= !met && matches!(bar, Bar::Held(_));
-        format!(" (bar {limit} {unit}",).trim_end().to_owned() + if met { ": met)" } else { ": MISSED)" }
+        format!(" (bar {limit} {unit}",).trim_end().to_owned() + if met { ": met)" } else { ": missed)" }
     }
 
     pub fn exit_code(&self) -> std::process::ExitCode {
@@ -152,10 +143,25 @@ impl Report {
     }
 }
 
+fn in_unit(candidate: &Candidate) -> String {
+    match candidate.median() {
+        time if time < 1.0 => format!("{:.0} ns", time * 1e3),
+        time if time < 1e3 => format!("{time:.1} us"),
+        time => format!("{:.2} ms", time / 1e3),
+    }
+}
+
 /// Runs a bench on one thread, as a Lambda function is advised to run, where its tasks may be local.
 pub fn run(bench: impl Future<Output = Report>) -> std::process::ExitCode {
     if cfg!(debug_assertions) {
         println!("not optimized: the bars are for what users run, whatever is computed here takes many times as long");
+    }
+    // What else runs, the build of this very program among it, makes the rows uncertain.
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    if let (Some(load), Ok(cores)) =
+        (load.split(' ').next().filter(|load| !load.is_empty()), std::thread::available_parallelism())
+    {
+        println!("load of the machine in the last minute: {load} on {cores} cores");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
     runtime.block_on(tokio::task::LocalSet::new().run_until(bench)).exit_code()

@@ -42,7 +42,7 @@ async fn measure() -> Report {
             move || pool(config.clone())
         };
         let to = format!("{what}, to the emulator");
-        compare(&mut report, &to, new_pool, None, tls(world.ca_pem().as_bytes())).await;
+        compare(&mut report, &to, direct, new_pool, None, tls(world.ca_pem().as_bytes())).await;
 
         if let Some((server, ca)) = &straight {
             let address = (Ipv4Addr::LOCALHOST, server.port()).into();
@@ -51,7 +51,7 @@ async fn measure() -> Report {
                 let ca = ca.clone();
                 move || pool(straight_to(port, &ca))
             };
-            compare(&mut report, &format!("{what}, to PostgreSQL"), new_pool, Some(PASSWORD), tls(ca)).await;
+            compare(&mut report, &format!("{what}, to PostgreSQL"), direct, new_pool, Some(PASSWORD), tls(ca)).await;
         }
     }
     report
@@ -61,6 +61,7 @@ async fn measure() -> Report {
 async fn compare(
     report: &mut Report,
     what: &str,
+    direct: bool,
     new_pool: impl Fn() -> ProxyPool + 'static,
     password: Option<&str>,
     tls: MakeRustlsConnect,
@@ -75,5 +76,6 @@ async fn compare(
     EFFORT.measure(&mut candidates).await;
     let [ours, sqlx, best] = &candidates;
     report.row(what, ours, best, Bar::Shown(1.1));
-    report.row(what, ours, sqlx, Bar::Held(0.15));
+    // What sqlx waits for takes as long on every network: beside round trips that take longer it is a smaller part.
+    report.row(what, ours, sqlx, if direct { Bar::Held(0.15) } else { Bar::Shown(0.15) });
 }
