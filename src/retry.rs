@@ -1,0 +1,255 @@
+//! Whether a failed attempt is repeated, and when: decided from what is known of it, with the time as an argument.
+
+use std::time::{Duration, Instant};
+
+use crate::backoff::Backoff;
+use crate::outcome::{Outcome, Reaction};
+
+/// An attempt is made this often at most where no deadline ends it, the first one included.
+const MAX_ATTEMPTS: u32 = 10;
+
+/// When doing something twice does harm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// Never: it runs nothing, cannot write, or the caller said so.
+    Harmless,
+    /// Unless the server has left nothing of the first time.
+    IfUndone,
+    /// As soon as it was sent: part of it may stay whatever the server answers.
+    IfUnsent,
+}
+
+impl Repeat {
+    /// Whether a repeat is safe after an attempt with this outcome.
+    fn is_safe_after(self, outcome: Outcome) -> bool {
+        match outcome {
+            Outcome::NotSent => true,
+            Outcome::Unknown => self == Repeat::Harmless,
+            outcome => outcome.left_nothing() && self != Repeat::IfUnsent,
+        }
+    }
+}
+
+/// A failed attempt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failed {
+    pub(crate) outcome: Outcome,
+    pub(crate) reaction: Reaction,
+    pub(crate) repeat: Repeat,
+}
+
+/// What bounds the next attempt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    pub(crate) now: Instant,
+    /// The call must have answered by then; `None` where no deadline is known.
+    pub(crate) until: Option<Instant>,
+    /// An attempt with less time than this is not begun.
+    pub(crate) min_attempt: Duration,
+}
+
+/// The attempts of one call.
+#[derive(Debug)]
+pub(crate) struct Retry {
+    made: u32,
+    failures: Backoff,
+    throttling: Backoff,
+}
+
+impl Retry {
+    pub(crate) fn new(failures: fastrand::Rng, throttling: fastrand::Rng) -> Self {
+        let (failures, throttling) = (Backoff::for_failures(failures), Backoff::for_throttling(throttling));
+        Retry { made: 0, failures, throttling }
+    }
+
+    /// How many attempts have begun.
+    pub(crate) fn made(&self) -> u32 {
+        self.made
+    }
+
+    pub(crate) fn begin(&mut self) {
+        self.made += 1;
+    }
+
+    /// When the next attempt begins; `None` when there is none: it would not be safe, or of no use, or too late, or one too
+    /// many.
+    pub(crate) fn next(&mut self, failed: Failed, room: Room, budget: &mut RetryBudget) -> Option<Instant> {
+        if !failed.repeat.is_safe_after(failed.outcome) {
+            return None;
+        }
+        let pause = match failed.reaction {
+            Reaction::Surface | Reaction::NewToken => None,
+            Reaction::Reconnect | Reaction::BackOff => self.failures.next(),
+            Reaction::Throttle => self.throttling.next(),
+        }?;
+        let at = room.now + pause;
+        let fits = match room.until {
+            Some(until) => at + room.min_attempt <= until,
+            None => self.made < MAX_ATTEMPTS,
+        };
+        (fits && budget.spend(room.now)).then_some(at)
+    }
+}
+
+/// What all calls of a pool may repeat together, so that many that fail at once do not become a storm: a bucket of tokens,
+/// one for each repeat, that fills by itself.
+#[derive(Debug)]
+pub(crate) struct RetryBudget {
+    tokens: f64,
+    filled: Option<Instant>,
+}
+
+impl RetryBudget {
+    /// As many repeats may come at once.
+    const CAPACITY: f64 = 50.0;
+    /// More than one call uses up that waits between its attempts as the policy says.
+    const PER_SECOND: f64 = 20.0;
+
+    fn spend(&mut self, now: Instant) -> bool {
+        let passed = self.filled.map_or(Duration::ZERO, |filled| now.saturating_duration_since(filled));
+        self.filled = Some(now);
+        self.tokens = passed.as_secs_f64().mul_add(Self::PER_SECOND, self.tokens).min(Self::CAPACITY);
+        let enough = self.tokens >= 1.0;
+        if enough {
+            self.tokens -= 1.0;
+        }
+        enough
+    }
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        RetryBudget { tokens: Self::CAPACITY, filled: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::{AdjustableClock, Clock};
+
+    const OUTCOMES: [Outcome; 6] = [
+        Outcome::NotSent,
+        Outcome::NotExecuted,
+        Outcome::Undone,
+        Outcome::RolledBack,
+        Outcome::Unknown,
+        Outcome::Committed,
+    ];
+    const REACTIONS: [Reaction; 5] =
+        [Reaction::Reconnect, Reaction::NewToken, Reaction::BackOff, Reaction::Throttle, Reaction::Surface];
+    const REPEATS: [Repeat; 3] = [Repeat::Harmless, Repeat::IfUndone, Repeat::IfUnsent];
+
+    fn failed() -> impl Strategy<Value = Failed> {
+        let parts = (prop::sample::select(&OUTCOMES[..]), prop::sample::select(&REACTIONS[..]));
+        (parts, prop::sample::select(&REPEATS[..])).prop_map(|((outcome, reaction), repeat)| Failed {
+            outcome,
+            reaction,
+            repeat,
+        })
+    }
+
+    fn retry(seed: u64) -> Retry {
+        Retry::new(fastrand::Rng::with_seed(seed), fastrand::Rng::with_seed(seed + 1))
+    }
+
+    proptest! {
+        #[test]
+        fn what_may_have_been_done_and_may_write_is_never_repeated(seed: u64, failures in prop::collection::vec(failed(), 1..30)) {
+            let now = AdjustableClock::new().monotonic();
+            let (mut retry, mut budget) = (retry(seed >> 1), RetryBudget::default());
+            for failed in failures {
+                retry.begin();
+                let room = Room { now, until: Some(now + Duration::from_secs(60)), min_attempt: Duration::ZERO };
+                if retry.next(failed, room, &mut budget).is_some() {
+                    let Failed { outcome, reaction, repeat } = failed;
+                    prop_assert!(outcome != Outcome::Unknown || repeat == Repeat::Harmless);
+                    prop_assert!(outcome == Outcome::NotSent || repeat != Repeat::IfUnsent);
+                    prop_assert!(!matches!(outcome, Outcome::Committed | Outcome::Undone));
+                    prop_assert!(!matches!(reaction, Reaction::Surface | Reaction::NewToken), "of no use");
+                }
+            }
+        }
+
+        #[test]
+        fn no_attempt_begins_that_cannot_end_in_time_and_all_end_by_the_deadline(
+            seed: u64,
+            time_ms in 0_u64..5000,
+            min_attempt_ms in 0_u64..200,
+            took_ms in prop::collection::vec(0_u64..400, 1..200),
+            reaction in prop::sample::select(&REACTIONS[..]),
+        ) {
+            let start = AdjustableClock::new().monotonic();
+            let until = start + Duration::from_millis(time_ms);
+            let min_attempt = Duration::from_millis(min_attempt_ms);
+            let (mut retry, mut budget) = (retry(seed >> 1), RetryBudget::default());
+            let mut now = start;
+            for took in took_ms {
+                retry.begin();
+                // An attempt is cut off by the deadline itself.
+                now = (now + Duration::from_millis(took)).min(until.max(now));
+                let failed = Failed { outcome: Outcome::NotSent, reaction, repeat: Repeat::IfUndone };
+                let Some(at) = retry.next(failed, Room { now, until: Some(until), min_attempt }, &mut budget) else { break };
+                prop_assert!(at >= now && at + min_attempt <= until);
+                now = at;
+            }
+            prop_assert!(now <= until.max(start));
+        }
+
+        #[test]
+        fn without_a_deadline_attempts_are_few(seed: u64) {
+            let now = AdjustableClock::new().monotonic();
+            let (mut retry, mut budget) = (retry(seed >> 1), RetryBudget::default());
+            let failed = Failed { outcome: Outcome::NotSent, reaction: Reaction::BackOff, repeat: Repeat::Harmless };
+            retry.begin();
+            while retry.next(failed, Room { now, until: None, min_attempt: Duration::ZERO }, &mut budget).is_some() {
+                retry.begin();
+            }
+            prop_assert_eq!(retry.made(), MAX_ATTEMPTS);
+        }
+
+        #[test]
+        fn a_budget_never_gives_more_than_it_holds_and_what_has_flowed_in(steps in prop::collection::vec(0_u64..300, 1..400)) {
+            let start = AdjustableClock::new().monotonic();
+            let (mut now, mut budget, mut spent) = (start, RetryBudget::default(), 0.0);
+            for step in steps {
+                now += Duration::from_millis(step);
+                spent += f64::from(u8::from(budget.spend(now)));
+                let most = (now - start).as_secs_f64().mul_add(RetryBudget::PER_SECOND, RetryBudget::CAPACITY);
+                prop_assert!(spent <= most + 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn one_call_alone_does_not_use_up_the_budget() {
+        let start = AdjustableClock::new().monotonic();
+        let until = start + Duration::from_secs(60);
+        for seed in 0..50 {
+            let (mut retry, mut budget, mut now) = (retry(seed), RetryBudget::default(), start);
+            let failed = Failed { outcome: Outcome::NotSent, reaction: Reaction::Reconnect, repeat: Repeat::IfUndone };
+            retry.begin();
+            while let Some(at) =
+                retry.next(failed, Room { now, until: Some(until), min_attempt: Duration::from_millis(20) }, &mut budget)
+            {
+                now = at;
+                retry.begin();
+            }
+            assert!(until - now < Duration::from_millis(200), "it went on until the deadline: {:?}", until - now);
+        }
+    }
+
+    #[test]
+    fn many_calls_at_once_share_the_budget() {
+        let now = AdjustableClock::new().monotonic();
+        let mut budget = RetryBudget::default();
+        let repeated = (0..1000).filter(|seed| {
+            let failed = Failed { outcome: Outcome::NotSent, reaction: Reaction::Reconnect, repeat: Repeat::IfUndone };
+            let room = Room { now, until: Some(now + Duration::from_secs(9)), min_attempt: Duration::ZERO };
+            retry(*seed).next(failed, room, &mut budget).is_some()
+        });
+        assert_eq!(repeated.count(), RetryBudget::CAPACITY as usize);
+    }
+}
