@@ -10,18 +10,15 @@ use sqlx_core::error::Error as SqlxError;
 use sqlx_core::executor::{Execute, Executor};
 use sqlx_core::sql_str::SqlStr;
 
-use crate::backoff::Backoff;
 use crate::clock::Reading;
 use crate::connection::{Failure, ProxyConnection};
 use crate::deadline::Budget;
 use crate::engine::{Answer, Call, Engine};
-use crate::outcome::{Outcome, Reaction};
+use crate::outcome::{Outcome, Verdict};
 use crate::pool::{Fence, Pool};
+use crate::retry::{Failed, Repeat, Retry};
 use crate::statement::may_leave_part;
 use crate::transaction::ProxyTransaction;
-
-/// A statement is sent this often at most, the first time included.
-const MAX_ATTEMPTS: u32 = 10;
 
 type Item<DB> = Either<<DB as Database>::QueryResult, <DB as Database>::Row>;
 
@@ -42,24 +39,28 @@ struct Attempts<'p, DB: Engine> {
     now: Option<Reading>,
     budget: Budget,
     made: u32,
-    failures: Backoff,
-    throttling: Backoff,
+    /// Made when it is needed: most calls do without.
+    retry: Option<Box<Retry>>,
     /// The last attempt that may have written: what is reported unless a later one succeeds.
     lost: Option<Box<Failure>>,
 }
 
 impl<'p, DB: Engine> Attempts<'p, DB> {
     fn new(pool: &'p Pool<DB>) -> Self {
-        let failures = Backoff::for_failures(pool.random());
-        let throttling = Backoff::for_throttling(pool.random());
         let now = pool.clock().now();
         let budget = pool.budget_at(now.monotonic);
-        Attempts { pool, now: Some(now), budget, made: 0, failures, throttling, lost: None }
+        Attempts { pool, now: Some(now), budget, made: 0, retry: None, lost: None }
     }
 
-    /// Whether a statement whose answer was lost may be sent again; `None` for a call that runs nothing.
-    fn may_repeat_unknown(&self, sql: Option<&str>) -> bool {
-        self.pool.is_idempotent() || sql.is_none_or(DB::cannot_write)
+    /// When a repeat does harm; there is no text where nothing is run.
+    fn repeat(&self, sql: Option<&str>) -> Repeat {
+        match sql {
+            None => Repeat::Harmless,
+            Some(sql) if self.pool.cannot_write(sql) => Repeat::Harmless,
+            Some(sql) if may_leave_part(sql) => Repeat::IfUnsent,
+            Some(_) if self.pool.is_idempotent() => Repeat::Harmless,
+            Some(_) => Repeat::IfUndone,
+        }
     }
 
     async fn connection(&mut self, sql: Option<&str>) -> Result<ProxyConnection<DB>, SqlxError> {
@@ -71,7 +72,7 @@ impl<'p, DB: Engine> Attempts<'p, DB> {
         };
         self.made += 1;
         let now = self.now.take();
-        let fence = || if self.may_repeat_unknown(sql) { Fence::Request } else { Fence::Probe };
+        let fence = || if self.repeat(sql) == Repeat::Harmless { Fence::Request } else { Fence::Probe };
         match self.pool.checkout(&budget, now, &fence).await {
             Ok(connection) => Ok(connection),
             Err(error) => Err(self.lost.take().map_or_else(|| error.into(), |lost| self.said(*lost))),
@@ -90,29 +91,16 @@ impl<'p, DB: Engine> Attempts<'p, DB> {
 
     /// Waits and returns `None` if the statement may be sent again; the error to return if not.
     async fn again(&mut self, failure: Failure, sql: Option<&str>) -> Option<SqlxError> {
-        let verdict = *failure.verdict();
-        let safe = match verdict.outcome {
-            Outcome::NotSent => true,
-            Outcome::Unknown => self.may_repeat_unknown(sql),
-            outcome => outcome.left_nothing() && !sql.is_some_and(may_leave_part),
-        };
-        let pause = match verdict.reaction {
-            Reaction::Surface | Reaction::NewToken => None,
-            Reaction::Reconnect | Reaction::BackOff => self.failures.next(),
-            Reaction::Throttle => self.throttling.next(),
-        };
-        let clock = self.pool.clock();
-        let resume = clock.monotonic() + pause.unwrap_or_default();
-        let in_time = self.budget.until.is_none_or(|until| resume + self.pool.config().min_attempt() <= until);
-        if pause.is_none() || !safe || !in_time || self.made >= MAX_ATTEMPTS {
+        let Verdict { outcome, reaction, code, .. } = *failure.verdict();
+        let failed = Failed { outcome, reaction, repeat: self.repeat(sql), made: self.made };
+        let Some(resume) = self.pool.retry_at(&mut self.retry, failed, self.budget.until) else {
             return Some(self.report(failure));
-        }
-        if verdict.outcome == Outcome::Unknown && sql.is_some_and(|sql| !DB::cannot_write(sql)) {
+        };
+        if outcome == Outcome::Unknown && sql.is_some_and(|sql| !self.pool.cannot_write(sql)) {
             self.lost = Some(Box::new(failure));
         }
-        self.pool.counters().retries.increment();
-        tracing::info!(attempt = self.made, code = verdict.code, outcome = %verdict.outcome, "sending a statement again");
-        clock.sleep_until(resume).await;
+        tracing::info!(attempt = self.made, code, %outcome, "sending a statement again");
+        self.pool.clock().sleep_until(resume).await;
         None
     }
 }

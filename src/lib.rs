@@ -40,6 +40,7 @@ mod outcome;
 mod pool;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+mod retry;
 mod secret;
 mod sign;
 mod socket;

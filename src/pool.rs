@@ -1,5 +1,6 @@
 //! The pool: slots, idle connections, and the calls a handler makes.
 
+mod again;
 mod checkout;
 mod live;
 mod slots;
@@ -23,6 +24,7 @@ use crate::error::{Error, PoolCounts};
 use crate::observe::{Counters, Status};
 use crate::outcome::Phase;
 
+use again::Again;
 pub(crate) use checkout::Fence;
 use live::Limits;
 pub(crate) use live::{Condition, Idle, Live, Trouble};
@@ -67,6 +69,7 @@ pub(crate) struct Shared<DB: Engine> {
     // Boxed, because one is moved several times on its way out and back.
     idle: Mutex<Vec<Box<Live<DB>>>>,
     counters: Counters,
+    again: Again,
     plain: Mutex<Option<SqlxPool<DB>>>,
 }
 
@@ -98,6 +101,7 @@ impl<DB: Engine> Pool<DB> {
             open: OpenCount::new(),
             idle: Mutex::new(Vec::with_capacity(config.max_connections())),
             counters: Counters::default(),
+            again: Again::default(),
             plain: Mutex::new(None),
             config,
         };

@@ -36,6 +36,8 @@ pub(crate) struct Failed {
     pub(crate) outcome: Outcome,
     pub(crate) reaction: Reaction,
     pub(crate) repeat: Repeat,
+    /// How many there have been, this one included.
+    pub(crate) made: u32,
 }
 
 /// What bounds the next attempt.
@@ -48,10 +50,9 @@ pub(crate) struct Room {
     pub(crate) min_attempt: Duration,
 }
 
-/// The attempts of one call.
+/// The pauses between the attempts of one call.
 #[derive(Debug)]
 pub(crate) struct Retry {
-    made: u32,
     failures: Backoff,
     throttling: Backoff,
 }
@@ -59,16 +60,7 @@ pub(crate) struct Retry {
 impl Retry {
     pub(crate) fn new(failures: fastrand::Rng, throttling: fastrand::Rng) -> Self {
         let (failures, throttling) = (Backoff::for_failures(failures), Backoff::for_throttling(throttling));
-        Retry { made: 0, failures, throttling }
-    }
-
-    /// How many attempts have begun.
-    pub(crate) fn made(&self) -> u32 {
-        self.made
-    }
-
-    pub(crate) fn begin(&mut self) {
-        self.made += 1;
+        Retry { failures, throttling }
     }
 
     /// When the next attempt begins; `None` when there is none: it would not be safe, or of no use, or too late, or one too
@@ -85,7 +77,7 @@ impl Retry {
         let at = room.now + pause;
         let fits = match room.until {
             Some(until) => at + room.min_attempt <= until,
-            None => self.made < MAX_ATTEMPTS,
+            None => failed.made < MAX_ATTEMPTS,
         };
         (fits && budget.spend(room.now)).then_some(at)
     }
@@ -148,6 +140,7 @@ mod tests {
             outcome,
             reaction,
             repeat,
+            made: 1,
         })
     }
 
@@ -161,10 +154,9 @@ mod tests {
             let now = AdjustableClock::new().monotonic();
             let (mut retry, mut budget) = (retry(seed >> 1), RetryBudget::default());
             for failed in failures {
-                retry.begin();
                 let room = Room { now, until: Some(now + Duration::from_secs(60)), min_attempt: Duration::ZERO };
                 if retry.next(failed, room, &mut budget).is_some() {
-                    let Failed { outcome, reaction, repeat } = failed;
+                    let Failed { outcome, reaction, repeat, .. } = failed;
                     prop_assert!(outcome != Outcome::Unknown || repeat == Repeat::Harmless);
                     prop_assert!(outcome == Outcome::NotSent || repeat != Repeat::IfUnsent);
                     prop_assert!(!matches!(outcome, Outcome::Committed | Outcome::Undone));
@@ -187,10 +179,9 @@ mod tests {
             let (mut retry, mut budget) = (retry(seed >> 1), RetryBudget::default());
             let mut now = start;
             for took in took_ms {
-                retry.begin();
                 // An attempt is cut off by the deadline itself.
                 now = (now + Duration::from_millis(took)).min(until.max(now));
-                let failed = Failed { outcome: Outcome::NotSent, reaction, repeat: Repeat::IfUndone };
+                let failed = Failed { outcome: Outcome::NotSent, reaction, repeat: Repeat::IfUndone, made: 1 };
                 let Some(at) = retry.next(failed, Room { now, until: Some(until), min_attempt }, &mut budget) else { break };
                 prop_assert!(at >= now && at + min_attempt <= until);
                 now = at;
@@ -202,12 +193,10 @@ mod tests {
         fn without_a_deadline_attempts_are_few(seed: u64) {
             let now = AdjustableClock::new().monotonic();
             let (mut retry, mut budget) = (retry(seed >> 1), RetryBudget::default());
-            let failed = Failed { outcome: Outcome::NotSent, reaction: Reaction::BackOff, repeat: Repeat::Harmless };
-            retry.begin();
-            while retry.next(failed, Room { now, until: None, min_attempt: Duration::ZERO }, &mut budget).is_some() {
-                retry.begin();
-            }
-            prop_assert_eq!(retry.made(), MAX_ATTEMPTS);
+            let room = Room { now, until: None, min_attempt: Duration::ZERO };
+            let failed = |made| Failed { outcome: Outcome::NotSent, reaction: Reaction::BackOff, repeat: Repeat::Harmless, made };
+            let made = (1..).find(|made| retry.next(failed(*made), room, &mut budget).is_none());
+            prop_assert_eq!(made, Some(MAX_ATTEMPTS));
         }
 
         #[test]
@@ -229,13 +218,14 @@ mod tests {
         let until = start + Duration::from_secs(60);
         for seed in 0..50 {
             let (mut retry, mut budget, mut now) = (retry(seed), RetryBudget::default(), start);
-            let failed = Failed { outcome: Outcome::NotSent, reaction: Reaction::Reconnect, repeat: Repeat::IfUndone };
-            retry.begin();
-            while let Some(at) =
-                retry.next(failed, Room { now, until: Some(until), min_attempt: Duration::from_millis(20) }, &mut budget)
-            {
+            let failed =
+                Failed { outcome: Outcome::NotSent, reaction: Reaction::Reconnect, repeat: Repeat::IfUndone, made: 1 };
+            while let Some(at) = retry.next(
+                failed,
+                Room { now, until: Some(until), min_attempt: Duration::from_millis(20) },
+                &mut budget,
+            ) {
                 now = at;
-                retry.begin();
             }
             assert!(until - now < Duration::from_millis(200), "it went on until the deadline: {:?}", until - now);
         }
@@ -246,7 +236,8 @@ mod tests {
         let now = AdjustableClock::new().monotonic();
         let mut budget = RetryBudget::default();
         let repeated = (0..1000).filter(|seed| {
-            let failed = Failed { outcome: Outcome::NotSent, reaction: Reaction::Reconnect, repeat: Repeat::IfUndone };
+            let failed =
+                Failed { outcome: Outcome::NotSent, reaction: Reaction::Reconnect, repeat: Repeat::IfUndone, made: 1 };
             let room = Room { now, until: Some(now + Duration::from_secs(9)), min_attempt: Duration::ZERO };
             retry(*seed).next(failed, room, &mut budget).is_some()
         });

@@ -1,5 +1,8 @@
 //! What a statement's text says about the session it leaves behind.
 
+/// Longer texts are not parsed: they pin the session anyway.
+pub(crate) const LONGEST_READ: usize = 16 * 1024;
+
 /// What a text does to the session's transaction, as far as its words tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransactionEffect {

@@ -7,16 +7,13 @@ use sqlx_core::error::Error as SqlxError;
 use sqlx_core::sql_str::{SqlSafeStr, SqlStr};
 
 use crate::attend::Bounds;
-use crate::backoff::Backoff;
 use crate::connection::{Failure, ProxyConnection};
 use crate::deadline::Budget;
 use crate::engine::{Answer, Call, Engine};
 use crate::error::{Error, ErrorKind};
-use crate::outcome::{Outcome, Phase, Reaction};
+use crate::outcome::{Outcome, Phase, Reaction, Verdict};
 use crate::pool::{Fence, Pool};
-
-/// A BEGIN is sent this often at most, the first time included.
-const MAX_ATTEMPTS: u32 = 10;
+use crate::retry::{Failed, Repeat};
 
 /// An open transaction: ended by [`commit`](ProxyTransaction::commit) or [`rollback`](ProxyTransaction::rollback).
 ///
@@ -59,9 +56,8 @@ impl<DB: Engine> Pool<DB> {
         let budget = self.budget_at(now.monotonic);
         let mut now = Some(now);
         let access = self.config().access();
-        let mut failures = Backoff::for_failures(self.random());
-        let mut throttling = Backoff::for_throttling(self.random());
-        for attempt in 1.. {
+        let mut retry = None;
+        for made in 1.. {
             let mut connection = self.checkout(&budget, now.take(), &|| Fence::Request).await?;
             let patience = connection.patience(&budget);
             let bounds = Bounds { until: Some(budget.acquire_until), patience, watch: None };
@@ -75,22 +71,15 @@ impl<DB: Engine> Pool<DB> {
                 Err(failure) => failure,
             };
             drop(connection);
-            let verdict = *failure.verdict();
-            let pause = match verdict.reaction {
-                // A session that was silent after a gap; where the time is up, it ends below.
-                Reaction::Surface if verdict.kind == ErrorKind::Deadline => failures.next(),
-                Reaction::Reconnect | Reaction::BackOff if attempt == 1 => Some(Default::default()),
-                Reaction::Reconnect | Reaction::BackOff => failures.next(),
-                Reaction::Throttle => throttling.next(),
-                Reaction::Surface | Reaction::NewToken => None,
+            let Verdict { kind, reaction, code, .. } = *failure.verdict();
+            // A session that was silent after a gap; where the time is up, there is no next attempt.
+            let reaction = if kind == ErrorKind::Deadline { Reaction::Reconnect } else { reaction };
+            // Nothing of the user's was sent with it.
+            let failed = Failed { outcome: Outcome::NotExecuted, reaction, repeat: Repeat::Harmless, made };
+            let Some(resume) = self.retry_at(&mut retry, failed, Some(budget.acquire_until)) else {
+                return Err(self.effort(failure.into_error(Phase::Begin), &budget, made));
             };
-            let resume = self.clock().monotonic() + pause.unwrap_or_default();
-            let in_time = resume + self.config().min_attempt() <= budget.acquire_until;
-            if pause.is_none() || !in_time || attempt >= MAX_ATTEMPTS {
-                return Err(self.effort(failure.into_error(Phase::Begin), &budget, attempt));
-            }
-            self.counters().retries.increment();
-            tracing::info!(attempt, code = verdict.code, "opening the transaction again");
+            tracing::info!(attempt = made, code, "opening the transaction again");
             self.clock().sleep_until(resume).await;
         }
         unreachable!("the loop returns")

@@ -12,7 +12,7 @@ const FLOORS: [&[&str]; 5] = [
     // Plain values.
     &["clock", "secret", "outcome", "error", "observe"],
     // Pure decisions: no await, no lock, the time is an argument.
-    &["config", "deadline", "backoff", "statement", "sign"],
+    &["config", "deadline", "backoff", "retry", "statement", "sign"],
     // Engines, and one outside effect per file.
     &["engine", "credentials", "token", "socket", "attend", "connect"],
     // The pool.

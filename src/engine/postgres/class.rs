@@ -9,8 +9,7 @@ use sqlparser::ast::{
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 
-/// Longer texts are not read: they pin the session anyway.
-const LONGEST: usize = 16 * 1024;
+use crate::statement::LONGEST_READ;
 
 /// Built-in functions that change nothing anywhere, in alphabetical order. A function that is not here may write.
 #[rustfmt::skip]
@@ -55,7 +54,7 @@ const PURE: &[&str] = &[
 /// Views, operators, casts and row security policies with effects of their own are beyond what a text can tell, and so
 /// is a function of the user's that shares a built-in one's name for other argument types.
 pub(super) fn cannot_write(sql: &str) -> bool {
-    if sql.len() > LONGEST {
+    if sql.len() > LONGEST_READ {
         return false;
     }
     let Ok(statements) = Parser::parse_sql(&PostgreSqlDialect {}, sql) else { return false };
@@ -280,7 +279,7 @@ mod tests {
         ] {
             assert!(!cannot_write(sql), "{sql}");
         }
-        assert!(!cannot_write(&format!("SELECT '{}'", "x".repeat(LONGEST))), "longer than is read");
+        assert!(!cannot_write(&format!("SELECT '{}'", "x".repeat(LONGEST_READ))), "longer than is read");
         let deep = format!("SELECT {}1{}", "(".repeat(5000), ")".repeat(5000));
         assert!(!cannot_write(&deep), "deeper than the parser goes");
     }
