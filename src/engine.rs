@@ -54,6 +54,9 @@ pub trait Driver: Database<Arguments: Clone + Arguments + 'static, Statement: Cl
     /// The statement that commits, in words that fail when the transaction is aborted.
     fn commit_sql() -> &'static str;
 
+    /// How many statements of [`commit_sql`](Self::commit_sql) the server answers when it has committed.
+    const COMMIT_ANSWERS: usize;
+
     /// Asks in one round trip whether the session can write and is in no transaction.
     fn probe(connection: &mut Self::Connection) -> Answer<'_, Probe>;
 

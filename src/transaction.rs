@@ -92,6 +92,29 @@ fn simple<'c, DB: Engine>(connection: &'c mut DB::Connection, sql: &'static str)
     Box::pin(DB::fetch_many(connection, Call::capture(sql)).try_for_each(|_| async { Ok(()) }))
 }
 
+/// The server has answered that it has committed.
+struct Committed {
+    /// Something broke between that answer and the end of the message.
+    connection_lost: bool,
+}
+
+/// Commits. The server sends the answer to COMMIT when the commit is done, so what comes after it changes nothing.
+fn commit<DB: Engine>(connection: &mut DB::Connection) -> Answer<'_, Committed> {
+    let sql: SqlStr = DB::commit_sql().into_sql_str();
+    Box::pin(async move {
+        let mut answers = DB::fetch_many(connection, Call::capture(sql));
+        let mut answered = 0;
+        loop {
+            match answers.try_next().await {
+                Ok(Some(answer)) => answered += usize::from(answer.is_left()),
+                Ok(None) => return Ok(Committed { connection_lost: false }),
+                Err(_) if answered >= DB::COMMIT_ANSWERS => return Ok(Committed { connection_lost: true }),
+                Err(error) => return Err(error),
+            }
+        }
+    })
+}
+
 impl<DB: Engine> ProxyTransaction<DB> {
     pub(crate) fn connection(&mut self) -> &mut ProxyConnection<DB> {
         &mut self.connection
@@ -119,10 +142,12 @@ impl<DB: Engine> ProxyTransaction<DB> {
             return Err(error.outcome_of(Outcome::Unknown).hint_of(hint));
         }
         let unheard = Unheard;
-        let commit = self.connection.drive(budget.until, DB::judge_commit, |live| simple::<DB>(live, DB::commit_sql()));
-        let result = commit.await;
+        let result = self.connection.drive(budget.until, DB::judge_commit, commit::<DB>).await;
         std::mem::forget(unheard);
-        self.ended(result, Phase::Commit, &budget)
+        if let Ok(Committed { connection_lost: true }) = result {
+            self.connection.spoil();
+        }
+        self.ended(result.map(drop), Phase::Commit, &budget)
     }
 
     /// Undoes everything done in the transaction and keeps the connection.

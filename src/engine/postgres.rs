@@ -72,6 +72,8 @@ impl Driver for Postgres {
         "SELECT 1; COMMIT"
     }
 
+    const COMMIT_ANSWERS: usize = 2;
+
     fn probe(connection: &mut PgConnection) -> Answer<'_, Probe> {
         Box::pin(async move {
             let row = connection.fetch_optional(PROBE).await?.ok_or(SqlxError::RowNotFound)?;

@@ -28,6 +28,16 @@ const LOST: Verdict = Verdict {
     hint: Some("the answer was lost after the request was sent: find out what happened before repeating a write"),
 };
 
+/// This process is ending the runtime the connection lives on.
+const RUNTIME_GONE: Verdict = Verdict {
+    kind: ErrorKind::Closed,
+    code: "closed.runtime",
+    outcome: Outcome::Unknown,
+    reaction: Reaction::Surface,
+    keep: false,
+    hint: Some("the tokio runtime of this connection has ended: run the pool's calls on a runtime that lives as long"),
+};
+
 /// Everything up to the end of the login: nothing of the user's was sent.
 pub(super) fn judge_connect(error: &SqlxError) -> Verdict {
     use ErrorKind::{Auth, Config, Connect, Database, Throttled};
@@ -67,6 +77,7 @@ pub(super) fn judge_connect(error: &SqlxError) -> Verdict {
         SqlxError::Tls(_) => {
             hinted(not_sent(Connect, "connect.tls", Surface), "the server refused TLS, which this pool always asks for")
         }
+        SqlxError::Io(io) if is_runtime_gone(io) => Verdict { outcome: Outcome::NotSent, ..RUNTIME_GONE },
         SqlxError::Io(io) if is_certificate(io) => hinted(
             not_sent(Connect, "connect.certificate", Surface),
             "the server's certificate is not trusted or is for another name: check the endpoint, or name the \
@@ -93,7 +104,9 @@ pub(super) fn judge_statement(error: &SqlxError, access: Access) -> Verdict {
     match error {
         SqlxError::Database(_) if is_fatal(error) => match code(error).as_str() {
             // Raised only while the server waits for a command: the statement came too late.
-            "57P05" => Verdict { outcome: Outcome::NotExecuted, ..LOST },
+            "57P05" | "25P03" => Verdict { outcome: Outcome::NotExecuted, hint: None, ..LOST },
+            // The transaction as a whole took too long: undone with all that was in it.
+            "25P04" => Verdict { outcome: Outcome::RolledBack, hint: None, ..LOST },
             _ => LOST,
         },
         SqlxError::Database(_) => match code(error).as_str() {
@@ -109,14 +122,18 @@ pub(super) fn judge_statement(error: &SqlxError, access: Access) -> Verdict {
                 code: "throttled.borrow",
                 ..server(Outcome::NotExecuted, Reaction::Throttle, true)
             },
-            // Made by a pooler that lost its server, or that cannot follow the protocol, or that says so itself.
-            "08000" | "08003" | "08006" | "08007" | "08P01" | "40003" | "XX000" => {
-                server(Outcome::Unknown, Reaction::Surface, false)
-            }
+            // Made by a pooler that lost its server: whether before, after or while it worked, it does not say.
+            "08000" | "08003" | "08006" => server(Outcome::Unknown, Reaction::Reconnect, false),
+            // Made by one that cannot follow the protocol, or says itself that it does not know.
+            "08007" | "08P01" | "40003" | "XX000" => server(Outcome::Unknown, Reaction::Surface, false),
+            // Undone so that another could go on: by itself it may well succeed.
+            "40001" | "40P01" => server(Outcome::RolledBack, Reaction::BackOff, true),
+            "25P02" => server(Outcome::NotExecuted, Reaction::Surface, true),
             // A statement that was prepared on this connection is not what the driver takes it for any more.
             _ if is_stale(error) => server(Outcome::NotExecuted, Reaction::Reconnect, false),
             _ => server(Outcome::RolledBack, Reaction::Surface, true),
         },
+        SqlxError::Io(io) if is_runtime_gone(io) => RUNTIME_GONE,
         SqlxError::Io(_) => LOST,
         SqlxError::Protocol(_) => Verdict { code: "lost.protocol", reaction: Reaction::Surface, ..LOST },
         SqlxError::Encode(_) | SqlxError::InvalidArgument(_) => server(Outcome::NotSent, Reaction::Surface, true),
@@ -150,12 +167,15 @@ pub(super) fn judge_begin(error: &SqlxError, access: Access) -> Verdict {
 /// A COMMIT, or the statement that travels before it in the same message.
 pub(super) fn judge_commit(error: &SqlxError) -> Verdict {
     let verdict = judge_statement(error, Access::ReadOnly);
-    let refused = matches!(error, SqlxError::Database(_)) && verdict.outcome == Outcome::RolledBack;
+    // What the server refused to run as well as what it undid: without its COMMIT nothing of a transaction stays.
+    let refused = matches!(error, SqlxError::Database(_)) && verdict.outcome.left_nothing();
     if refused {
         let aborted = code(error) == "25P02";
         Verdict {
             code: if aborted { "commit.aborted" } else { "commit.refused" },
-            keep: !aborted,
+            outcome: Outcome::RolledBack,
+            reaction: Reaction::Surface,
+            keep: verdict.keep && !aborted,
             hint: aborted.then_some("an earlier statement failed; the server undid the whole transaction"),
             ..verdict
         }
@@ -195,7 +215,15 @@ fn is_fatal(error: &SqlxError) -> bool {
     matches!(severity, Some(PgSeverity::Fatal | PgSeverity::Panic))
 }
 
+/// tokio has no other way to say so: its sockets answer that when their runtime is shut down.
+fn is_runtime_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Other && error.to_string().contains("being shutdown")
+}
+
 /// rustls reports a certificate it does not accept as invalid data.
 fn is_certificate(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::InvalidData && error.to_string().contains("certificate")
 }
+
+#[cfg(test)]
+mod tests;
