@@ -1,13 +1,12 @@
-//! Which statements cannot write, decided from the parsed text; in doubt a statement may write.
+//! Which statements cannot write, decided from the words of the text; in doubt a statement may write.
+//!
+//! The text is read by a well-kept lexer and not by the parser that belongs to it: with its grammar of everything a
+//! program that uses this crate would be a third larger, and what has to be known here are words, not trees.
 
-use std::ops::ControlFlow;
+use std::any::{Any, TypeId};
 
-use sqlparser::ast::{
-    BinaryOperator, Expr, Function, Ident, ObjectName, ObjectNamePart, Query, Select, SetExpr, Statement, TableFactor,
-    UnaryOperator, Visit, Visitor,
-};
-use sqlparser::dialect::PostgreSqlDialect;
-use sqlparser::parser::Parser;
+use sqlparser::dialect::{Dialect, PostgreSqlDialect};
+use sqlparser::tokenizer::{Token, Tokenizer, Word};
 
 use crate::statement::LONGEST_READ;
 
@@ -49,238 +48,210 @@ const PURE: &[&str] = &[
     "width_bucket",
 ];
 
+/// Words that cannot be the name of a function unless they are quoted, and that a parenthesis may follow. In alphabetical
+/// order. Source: "SQL Key Words", reserved ones and those that cannot be function or type, in the PostgreSQL manual.
+#[rustfmt::skip]
+const NO_FUNCTION: &[&str] = &[
+    "all", "and", "any", "array", "as", "between", "bit", "case", "cast", "char", "character", "dec", "decimal",
+    "distinct", "else", "except", "exists", "extract", "float", "from", "having", "in", "intersect", "interval",
+    "lateral", "limit", "nchar", "not", "numeric", "offset", "on", "only", "or", "precision", "row", "select", "some",
+    "symmetric", "then", "time", "timestamp", "to", "union", "using", "values", "varchar", "when", "where", "with",
+];
+
+/// Words that stand between two operands and could be a function's name elsewhere. In alphabetical order.
+const BETWEEN_OPERANDS: &[&str] = &["filter", "ilike", "is", "join", "like", "over", "overlaps"];
+
+/// Words by which a statement locks or changes something, wherever they stand. In alphabetical order.
+const WRITES: &[&str] = &["delete", "insert", "into", "merge", "operator", "update"];
+
 /// Whether running the text, once or more often, is certain to change nothing.
 ///
 /// Views, operators, casts and row security policies with effects of their own are beyond what a text can tell, and so
-/// is a function of the user's that shares a built-in one's name for other argument types.
+/// is a function of the user's that shares a built-in one's name for other argument types, or is called like a column.
 pub(super) fn cannot_write(sql: &str) -> bool {
     if sql.len() > LONGEST_READ {
         return false;
     }
-    let Ok(statements) = Parser::parse_sql(&PostgreSqlDialect {}, sql) else { return false };
-    match statements.as_slice() {
-        [Statement::Query(query)] => query.visit(&mut Reader).is_continue(),
-        [Statement::ShowVariable { .. }] => true,
+    let Ok(mut tokens) = Tokenizer::new(&Lexis, sql).tokenize() else { return false };
+    tokens.retain(|token| !matches!(token, Token::Whitespace(_)));
+    if tokens.last() == Some(&Token::SemiColon) {
+        tokens.pop();
+    }
+    let begins = tokens.iter().find(|token| **token != Token::LParen).and_then(word);
+    let reads = begins.is_some_and(|first| ["select", "show", "table", "values", "with"].contains(&first.as_str()));
+    reads && (0..tokens.len()).all(|at| changes_nothing(&tokens, at))
+}
+
+/// Whether the token is harmless where it stands.
+fn changes_nothing(tokens: &[Token], at: usize) -> bool {
+    let next = tokens.get(at + 1);
+    match &tokens[at] {
+        Token::Word(_) if next == Some(&Token::LParen) => may_precede_parenthesis(tokens, at),
+        Token::Word(Word { quote_style: Some(_), .. }) => true,
+        token @ Token::Word(_) => {
+            let word = word(token).unwrap_or_default();
+            let locks =
+                || next.and_then(self::word).is_some_and(|next| ["key", "no", "share"].contains(&next.as_str()));
+            WRITES.binary_search(&word.as_str()).is_err() && !(word == "for" && locks())
+        }
+        // With `standard_conforming_strings` off the server would see another end of it.
+        Token::SingleQuotedString(text) | Token::NationalStringLiteral(text) => !text.contains('\\'),
+        token => is_harmless(token),
+    }
+}
+
+/// Whether the word before a parenthesis calls nothing, or nothing but a function that is known to be pure.
+fn may_precede_parenthesis(tokens: &[Token], at: usize) -> bool {
+    let Token::Word(Word { value, quote_style, .. }) = &tokens[at] else { return false };
+    let before = at.checked_sub(1).map(|before| &tokens[before]);
+    if before == Some(&Token::Period) {
+        return false;
+    }
+    if quote_style.is_some() {
+        return PURE.binary_search(&value.as_str()).is_ok();
+    }
+    let (name, before_word) = (value.to_ascii_lowercase(), before.and_then(word));
+    let follows = |words: &[&str]| before_word.as_deref().is_some_and(|before| words.contains(&before));
+    let is_in = |list: &[&str]| list.binary_search(&name.as_str()).is_ok();
+    is_in(PURE)
+        || is_in(NO_FUNCTION)
+        || (is_in(BETWEEN_OPERANDS) && before.is_some_and(ends_operand))
+        // Names that are given, with their columns, and not called.
+        || (follows(&["as", "recursive", "with"]) && !is_in(WRITES))
+        || (name == "by" && follows(&["group", "order", "partition"]))
+        || (name == "group" && follows(&["within"]))
+        || (name == "materialized" && follows(&["as", "not"]))
+}
+
+/// Whether what follows cannot be the beginning of an expression.
+fn ends_operand(token: &Token) -> bool {
+    const NOT_YET: &[&str] = &["by", "distinct", "returning"];
+    match token {
+        Token::RParen | Token::RBracket | Token::Number(..) | Token::Placeholder(_) | Token::SingleQuotedString(_) => {
+            true
+        }
+        Token::Word(Word { quote_style: Some(_), .. }) => true,
+        token => word(token).is_some_and(|word| {
+            word == "not" || !(NO_FUNCTION.binary_search(&word.as_str()).is_ok() || NOT_YET.contains(&word.as_str()))
+        }),
+    }
+}
+
+/// An unquoted word, in lower case.
+fn word(token: &Token) -> Option<String> {
+    match token {
+        Token::Word(Word { value, quote_style: None, .. }) => Some(value.to_ascii_lowercase()),
+        _ => None,
+    }
+}
+
+/// Literals, punctuation, and operators that PostgreSQL brings along.
+fn is_harmless(token: &Token) -> bool {
+    use Token as T;
+    match token {
+        T::Placeholder(name) => name.starts_with('$'),
+        T::Number(..)
+        | T::EscapedStringLiteral(_)
+        | T::UnicodeStringLiteral(_)
+        | T::DollarQuotedString(_)
+        | T::HexStringLiteral(_)
+        | T::SingleQuotedByteStringLiteral(_)
+        | T::Comma
+        | T::LParen
+        | T::RParen
+        | T::LBracket
+        | T::RBracket
+        | T::Period
+        | T::Colon
+        | T::DoubleColon
+        | T::Eq
+        | T::Neq
+        | T::Lt
+        | T::Gt
+        | T::LtEq
+        | T::GtEq
+        | T::Plus
+        | T::Minus
+        | T::Mul
+        | T::Div
+        | T::Mod
+        | T::Caret
+        | T::Ampersand
+        | T::Pipe
+        | T::Sharp
+        | T::ShiftLeft
+        | T::ShiftRight
+        | T::StringConcat
+        | T::Overlap
+        | T::Arrow
+        | T::LongArrow
+        | T::HashArrow
+        | T::HashLongArrow
+        | T::HashMinus
+        | T::AtArrow
+        | T::ArrowAt
+        | T::AtQuestion
+        | T::AtAt
+        | T::Question
+        | T::QuestionAnd
+        | T::QuestionPipe
+        | T::Tilde
+        | T::TildeAsterisk
+        | T::ExclamationMarkTilde
+        | T::ExclamationMarkTildeAsterisk
+        | T::DoubleTilde
+        | T::DoubleTildeAsterisk
+        | T::ExclamationMarkDoubleTilde
+        | T::ExclamationMarkDoubleTildeAsterisk => true,
         _ => false,
     }
 }
 
-/// Walks a query and breaks at the first thing that may write.
-struct Reader;
+/// How PostgreSQL cuts a text into words. The dialect itself cannot be used: it refers to the parser.
+#[derive(Debug)]
+struct Lexis;
 
-type Verdict = ControlFlow<()>;
-
-fn only(pure: bool) -> Verdict {
-    if pure { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-}
-
-impl Visitor for Reader {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, query: &Query) -> Verdict {
-        let foreign = query.for_clause.is_some()
-            || query.settings.is_some()
-            || query.format_clause.is_some()
-            || !query.pipe_operators.is_empty();
-        only(query.locks.is_empty() && !foreign && reads(&query.body))
+impl Dialect for Lexis {
+    fn dialect(&self) -> TypeId {
+        PostgreSqlDialect {}.type_id()
     }
 
-    fn pre_visit_select(&mut self, select: &Select) -> Verdict {
-        only(select.into.is_none())
+    fn is_delimited_identifier_start(&self, c: char) -> bool {
+        PostgreSqlDialect {}.is_delimited_identifier_start(c)
     }
 
-    fn pre_visit_statement(&mut self, _: &Statement) -> Verdict {
-        only(false)
+    fn is_identifier_start(&self, c: char) -> bool {
+        PostgreSqlDialect {}.is_identifier_start(c)
     }
 
-    fn pre_visit_table_factor(&mut self, table: &TableFactor) -> Verdict {
-        only(match table {
-            TableFactor::Table { name, args, .. } => args.is_none() || is_pure(name),
-            TableFactor::Function { name, .. } => is_pure(name),
-            TableFactor::Derived { .. } | TableFactor::UNNEST { .. } | TableFactor::NestedJoin { .. } => true,
-            _ => false,
-        })
+    fn is_identifier_part(&self, c: char) -> bool {
+        PostgreSqlDialect {}.is_identifier_part(c)
     }
 
-    fn pre_visit_expr(&mut self, expression: &Expr) -> Verdict {
-        use Expr as E;
-        only(match expression {
-            E::Function(Function { name, .. }) => is_pure(name),
-            E::BinaryOp { op, .. } => {
-                !matches!(op, BinaryOperator::Custom(_) | BinaryOperator::PGCustomBinaryOperator(_))
-            }
-            E::UnaryOp { op, .. } => matches!(op, UnaryOperator::Plus | UnaryOperator::Minus | UnaryOperator::Not),
-            E::Identifier(_)
-            | E::CompoundIdentifier(_)
-            | E::CompoundFieldAccess { .. }
-            | E::IsFalse(_)
-            | E::IsNotFalse(_)
-            | E::IsTrue(_)
-            | E::IsNotTrue(_)
-            | E::IsNull(_)
-            | E::IsNotNull(_)
-            | E::IsUnknown(_)
-            | E::IsNotUnknown(_)
-            | E::IsDistinctFrom(..)
-            | E::IsNotDistinctFrom(..)
-            | E::InList { .. }
-            | E::InSubquery { .. }
-            | E::Between { .. }
-            | E::Like { .. }
-            | E::ILike { .. }
-            | E::SimilarTo { .. }
-            | E::AnyOp { .. }
-            | E::AllOp { .. }
-            | E::Cast { .. }
-            | E::AtTimeZone { .. }
-            | E::Extract { .. }
-            | E::Ceil { .. }
-            | E::Floor { .. }
-            | E::Position { .. }
-            | E::Substring { .. }
-            | E::Trim { .. }
-            | E::Overlay { .. }
-            | E::Collate { .. }
-            | E::Nested(_)
-            | E::Value(_)
-            | E::TypedString(_)
-            | E::Case { .. }
-            | E::Exists { .. }
-            | E::Subquery(_)
-            | E::GroupingSets(_)
-            | E::Cube(_)
-            | E::Rollup(_)
-            | E::Tuple(_)
-            | E::Array(_)
-            | E::Interval(_)
-            | E::Wildcard(_)
-            | E::QualifiedWildcard(..) => true,
-            _ => false,
-        })
+    fn is_custom_operator_part(&self, c: char) -> bool {
+        PostgreSqlDialect {}.is_custom_operator_part(c)
     }
-}
 
-fn reads(body: &SetExpr) -> bool {
-    match body {
-        SetExpr::Select(_) | SetExpr::Query(_) | SetExpr::Values(_) | SetExpr::Table(_) => true,
-        SetExpr::SetOperation { left, right, .. } => reads(left) && reads(right),
-        _ => false,
+    fn supports_unicode_string_literal(&self) -> bool {
+        PostgreSqlDialect {}.supports_unicode_string_literal()
     }
-}
 
-/// A name without a schema that is on the list; an unquoted one in any case, a quoted one to the letter.
-fn is_pure(name: &ObjectName) -> bool {
-    let [ObjectNamePart::Identifier(Ident { value, quote_style, .. })] = name.0.as_slice() else { return false };
-    match quote_style {
-        None => PURE.binary_search(&value.to_ascii_lowercase().as_str()).is_ok(),
-        Some(_) => PURE.binary_search(&value.as_str()).is_ok(),
+    fn supports_nested_comments(&self) -> bool {
+        PostgreSqlDialect {}.supports_nested_comments()
+    }
+
+    fn supports_string_escape_constant(&self) -> bool {
+        PostgreSqlDialect {}.supports_string_escape_constant()
+    }
+
+    fn supports_numeric_literal_underscores(&self) -> bool {
+        PostgreSqlDialect {}.supports_numeric_literal_underscores()
+    }
+
+    fn supports_geometric_types(&self) -> bool {
+        PostgreSqlDialect {}.supports_geometric_types()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_list_is_sorted() {
-        assert!(PURE.is_sorted());
-    }
-
-    #[test]
-    fn plain_reads_cannot_write() {
-        for sql in [
-            "SELECT 1",
-            "select now()::text",
-            "SELECT NOW() AS current_time",
-            "SELECT a, count(*) FROM t JOIN u USING (id) WHERE b = $1 GROUP BY a HAVING count(*) > 2 ORDER BY 1 LIMIT 3;",
-            "WITH x AS (SELECT * FROM t) SELECT * FROM x UNION ALL SELECT * FROM y",
-            "VALUES (1, 'a'), (2, 'b')",
-            "SHOW transaction_read_only",
-            "SELECT data->>'name' FROM t WHERE data @> '{\"a\": 1}'",
-            "SELECT row_number() OVER (PARTITION BY a ORDER BY b) FROM t",
-            "SELECT * FROM generate_series(1, 10) AS g(n), LATERAL (SELECT n) AS l",
-            "SELECT extract(epoch FROM now()), substring(name FROM 1 FOR 2), trim(name) FROM t",
-            "SELECT EXISTS (SELECT 1 FROM t WHERE id = ANY($1))",
-            "SELECT CASE WHEN a IS NULL THEN 0 ELSE a END FROM t",
-            "/* note */ SELECT 1 -- tail",
-        ] {
-            assert!(cannot_write(sql), "{sql}");
-        }
-    }
-
-    #[test]
-    fn a_data_modifying_cte_may_write() {
-        assert!(!cannot_write("WITH gone AS (DELETE FROM t RETURNING *) SELECT * FROM gone"));
-        assert!(!cannot_write("WITH a AS (WITH b AS (INSERT INTO t VALUES (1) RETURNING *) TABLE b) SELECT * FROM a"));
-        assert!(!cannot_write(
-            "SELECT * FROM t WHERE id IN (WITH x AS (UPDATE t SET a = 1 RETURNING id) SELECT id FROM x)"
-        ));
-    }
-
-    #[test]
-    fn select_into_may_write() {
-        assert!(!cannot_write("SELECT * INTO copy FROM t"));
-        assert!(!cannot_write("SELECT 1 UNION SELECT 2 INTO copy"));
-    }
-
-    #[test]
-    fn a_locking_read_may_write() {
-        for clause in ["FOR UPDATE", "FOR NO KEY UPDATE", "FOR SHARE SKIP LOCKED", "FOR KEY SHARE"] {
-            assert!(!cannot_write(&format!("SELECT * FROM t {clause}")), "{clause}");
-            assert!(!cannot_write(&format!("SELECT * FROM (SELECT * FROM t {clause}) x")), "{clause}");
-        }
-    }
-
-    #[test]
-    fn several_statements_and_blocks_may_write() {
-        for sql in ["SELECT 1; COMMIT; SELECT 2", "SELECT 1; SELECT 2", "CALL p()", "DO $$ BEGIN END $$", "", ";"] {
-            assert!(!cannot_write(sql), "{sql}");
-        }
-    }
-
-    #[test]
-    fn functions_that_are_not_known_to_be_pure_may_write() {
-        for call in [
-            "nextval('s')",
-            "setval('s', 1)",
-            "set_config('a', 'b', false)",
-            "pg_notify('a', 'b')",
-            "pg_advisory_lock(1)",
-            "pg_try_advisory_xact_lock(1)",
-            "pg_logical_emit_message(true, 'a', 'b')",
-            "lo_create(0)",
-            "dblink('x', 'y')",
-            "txid_current()",
-            "pg_terminate_backend(1)",
-            "app.lower('X')",
-            "\"Lower\"('X')",
-            "my_function(1)",
-        ] {
-            assert!(!cannot_write(&format!("SELECT {call}")), "{call}");
-            assert!(!cannot_write(&format!("SELECT 1 FROM t WHERE a = coalesce({call}::text, '')")), "{call}");
-            assert!(!cannot_write(&format!("SELECT * FROM {call}")), "{call}");
-            assert!(!cannot_write(&format!("SELECT 1 ORDER BY {call}")), "{call}");
-            assert!(!cannot_write(&format!("SELECT sum(1) FILTER (WHERE {call} IS NULL) FROM t")), "{call}");
-            assert!(!cannot_write(&format!("VALUES ({call})")), "{call}");
-        }
-    }
-
-    #[test]
-    fn everything_else_may_write() {
-        for sql in [
-            "INSERT INTO t VALUES (1)",
-            "EXPLAIN ANALYZE DELETE FROM t",
-            "SET x = 1",
-            "BEGIN",
-            "COPY t TO STDOUT",
-            "CREATE TABLE t (a int)",
-            "SELECT 1 OPERATOR(app.+) 2",
-            "not sql at all",
-        ] {
-            assert!(!cannot_write(sql), "{sql}");
-        }
-        assert!(!cannot_write(&format!("SELECT '{}'", "x".repeat(LONGEST_READ))), "longer than is read");
-        let deep = format!("SELECT {}1{}", "(".repeat(5000), ")".repeat(5000));
-        assert!(!cannot_write(&deep), "deeper than the parser goes");
-    }
-}
+mod tests;
