@@ -1,6 +1,6 @@
 //! What a fault does to a connection where it strikes.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::Interest;
@@ -13,7 +13,7 @@ use super::in_force::Armed;
 use super::postgres::Refusal;
 use super::proxy::Proxy;
 use super::session::{Cut, Ended};
-use super::wire::{Frame, Wire, Writer};
+use super::wire::{Frame, Wire};
 
 /// The client connection that is struck.
 #[derive(Clone, Copy)]
@@ -29,7 +29,7 @@ pub(super) enum Withheld<'w> {
     /// Of a message of this length that the proxy keeps for itself.
     Kept(usize),
     /// To the database.
-    Request(&'w mut Writer, Bytes),
+    Request(&'w mut Wire, Bytes),
     /// To the client.
     Reply(Bytes),
 }
@@ -51,8 +51,12 @@ impl Withheld<'_> {
                 Ok(())
             }
             Withheld::Request(database, bytes) => {
-                database.push_raw(&bytes.split_to(most));
-                database.send().await
+                database.writer.push_raw(&bytes.split_to(most));
+                if database.send().await.is_err() {
+                    // The relay is going to see it, and what the database said before its end.
+                    bytes.clear();
+                }
+                Ok(())
             }
             Withheld::Reply(bytes) => {
                 client.writer.push_raw(&bytes.split_to(most));
@@ -112,6 +116,7 @@ impl<'p> Target<'p> {
         let Blow { received, delivered, before } = blow;
         // Before anybody hears of it, who may then move the clock.
         let struck = self.proxy.clock.monotonic();
+        self.answering(client).await?;
         withheld.hand_on(before, client).await.map_err(gone)?;
         self.proxy.log.record(Event::Struck(armed.strike(self.id, received, delivered)));
         match armed.kind {
@@ -131,23 +136,37 @@ impl<'p> Target<'p> {
                 while matches!(client.reader.skip().await, Ok(true)) {}
                 return Err(Ended::quietly(Closed::ByClient));
             }
-            Kind::Delay { .. } => self.pause_until(struck + armed.delay, client).await?,
+            Kind::Delay { .. } => self.pause(struck, armed.delay, client).await?,
             Kind::Drip { bytes, every } => {
                 while withheld.len() > 0 {
                     withheld.hand_on(bytes.max(1), client).await.map_err(gone)?;
-                    self.pause_until(self.proxy.clock.monotonic() + every, client).await?;
+                    self.pause(self.proxy.clock.monotonic(), every, client).await?;
+                    self.answering(client).await?;
                 }
             }
             // Certificates have struck where TLS began.
             _ => {}
         }
+        self.answering(client).await?;
         withheld.hand_on(usize::MAX, client).await.map_err(gone)
     }
 
-    async fn pause_until(&self, end: Instant, client: &mut Wire) -> Result<(), Ended> {
-        tokio::select! {
-            () = self.proxy.clock.sleep_until(end) => Ok(()),
-            () = client.hangs_up() => Err(Ended::quietly(Closed::ByClient)),
+    async fn pause(&self, start: Instant, length: Duration, client: &mut Wire) -> Result<(), Ended> {
+        let passing = async {
+            match start.checked_add(length) {
+                Some(end) => self.proxy.clock.sleep_until(end).await,
+                // Later than any clock can tell.
+                None => std::future::pending().await,
+            }
+        };
+        unless_it_goes(client, passing).await
+    }
+
+    /// Waits while the proxy does not answer.
+    async fn answering(&self, client: &mut Wire) -> Result<(), Ended> {
+        match self.proxy.is_answering() {
+            true => Ok(()),
+            false => unless_it_goes(client, self.proxy.answers()).await,
         }
     }
 
@@ -163,5 +182,13 @@ impl<'p> Target<'p> {
                 _ => return,
             }
         }
+    }
+}
+
+/// Waits, at most until the client hangs up.
+async fn unless_it_goes(client: &mut Wire, waiting: impl Future<Output = ()>) -> Result<(), Ended> {
+    tokio::select! {
+        () = waiting => Ok(()),
+        () = client.hangs_up() => Err(Ended::quietly(Closed::ByClient)),
     }
 }

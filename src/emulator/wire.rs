@@ -96,6 +96,19 @@ impl Wire {
         std::future::pending().await
     }
 
+    /// Sends all that waits and keeps what comes meanwhile: a peer that waits to be read takes nothing.
+    pub(super) async fn send(&mut self) -> io::Result<()> {
+        let mut open = true;
+        while !self.writer.is_empty() {
+            tokio::select! {
+                biased;
+                sent = self.writer.send_some() => sent?,
+                read = self.reader.fill(), if open => open = matches!(read, Ok(true)),
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn new(stream: impl Duplex + 'static) -> Self {
         let (read, write) = tokio::io::split(Box::new(stream) as Box<dyn Duplex>);
         Wire {

@@ -45,7 +45,7 @@ impl Session<'_> {
         };
         let blow = Blow { received: Some(self.received), delivered, before };
         let Some(backend) = &mut self.backend else { return Ok(false) };
-        let withheld = Withheld::Request(&mut backend.writer, bytes.freeze());
+        let withheld = Withheld::Request(backend, bytes.freeze());
         let striking = self.target.strike(fault, blow, &mut self.client, withheld);
         while_under_way(striking, self.commands, &mut self.assigned).await?;
         Ok(true)
