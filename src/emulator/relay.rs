@@ -18,6 +18,7 @@ use super::prepared::Prepared;
 use super::session::{Command, Ended};
 use super::strike::Target;
 use super::wire::{Frame, Wire};
+use faults::Aimed;
 
 mod borrow;
 mod farewell;
@@ -45,9 +46,9 @@ pub(super) struct Session<'p> {
     discarding: bool,
     /// The last message received in full.
     received: ClientMessage,
-    /// The fault a request under way has met and not reached.
-    armed: Option<Armed>,
-    /// The answer to that request, as far as it has come.
+    /// The faults that requests under way have met and not reached.
+    armed: VecDeque<Aimed>,
+    /// The answer to the first of them, as far as it has come.
     held: Vec<Frame>,
     opened: Instant,
     last_traffic: Instant,
@@ -88,7 +89,7 @@ impl<'p> Session<'p> {
             waited_for: false,
             discarding: false,
             received: ClientMessage::Password,
-            armed: None,
+            armed: VecDeque::new(),
             held: Vec::new(),
             opened,
             last_traffic: opened,
@@ -248,6 +249,7 @@ impl<'p> Session<'p> {
             }
             return Err(Ended::quietly(Closed::ByClient));
         }
+        let before = std::mem::replace(&mut self.received, ClientMessage::of(frame.tag));
         self.meter.received(frame.tag, self.last_traffic);
         if !self.waited_for {
             self.waited_for = true;
@@ -270,8 +272,7 @@ impl<'p> Session<'p> {
             }
             return Ok(());
         }
-        let handed_on = self.strike_request(&frame).await?;
-        self.received = ClientMessage::of(frame.tag);
+        let handed_on = self.strike_request(&frame, before).await?;
         // Not before: a new database session is told the statements known so far.
         if let Some(sql) = self.prepared.note(&frame) {
             self.target.proxy.log.record(Event::Statement { session: self.target.id, sql });
@@ -307,7 +308,7 @@ impl<'p> Session<'p> {
             self.let_go();
             return Ok(());
         }
-        if self.armed.is_some_and(|armed| armed.is_for_reply()) {
+        if self.is_aimed_at_reply() {
             return self.withhold(frame).await;
         }
         self.client.writer.push(&frame);
@@ -321,6 +322,7 @@ impl<'p> Session<'p> {
             self.status = frame.body.first().copied().unwrap_or(b'I');
             self.meter.in_transaction(self.status != b'I');
             self.pending.pop_front();
+            self.aim_at_next();
             if self.pending.is_empty() {
                 self.answered();
             }

@@ -21,7 +21,9 @@ impl Session<'_> {
         if ended.1 != Cut::Terminate || !self.target.proxy.is_answering() {
             return ended;
         }
-        let Session { mut client, backend, assigned, cancel_key, pending, commands, .. } = self;
+        let Session { mut client, backend, assigned, cancel_key, pending, commands, held, .. } = self;
+        // Kept back for a fault that does not come to strike.
+        held.iter().for_each(|frame| client.writer.push(frame));
         let saying = async {
             if let (Some(mut wire), Some(backend)) = (backend, assigned) {
                 stop(&mut wire, &backend, &cancel_key, pending.len(), &mut client).await;

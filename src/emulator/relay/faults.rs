@@ -13,7 +13,7 @@ use super::super::wire::Frame;
 use super::Session;
 
 impl Armed {
-    pub(super) fn is_for_reply(&self) -> bool {
+    fn is_for_reply(&self) -> bool {
         matches!(self.point, Point::BeforeReply | Point::MidReply)
     }
 
@@ -28,22 +28,40 @@ impl Armed {
     }
 }
 
+/// A fault that a request has met and not reached. A request meets one at a time, so that what it meets does not depend on
+/// how fast others are answered.
+#[derive(Clone, Copy)]
+pub(super) struct Aimed {
+    fault: Armed,
+    /// The requests before it that have no answer yet.
+    ahead: usize,
+}
+
 impl Session<'_> {
-    /// Lets a message meet the fault it has coming. Whether it has been handed on to the database by that.
-    pub(super) async fn strike_request(&mut self, frame: &Frame) -> Result<bool, Ended> {
-        if self.armed.is_none() {
-            let message = self.prepared.message(frame);
-            self.armed = message.and_then(|(message, text)| self.target.meet(message, Some(&text)));
+    /// Lets a message meet the fault it has coming; `before` is the message received before. Whether it has been handed on
+    /// to the database by that.
+    pub(super) async fn strike_request(&mut self, frame: &Frame, before: ClientMessage) -> Result<bool, Ended> {
+        let ahead = self.pending.len();
+        let of_this_request = |aimed: &&Aimed| aimed.ahead == ahead;
+        if self.armed.back().filter(of_this_request).is_none()
+            && let Some((message, text)) = self.prepared.message(frame)
+            && let Some(fault) = self.target.meet(message, Some(&text))
+        {
+            self.armed.push_back(Aimed { fault, ahead });
         }
-        let Some(fault) = self.armed.take_if(|armed| armed.is_for_request(frame.tag)) else { return Ok(false) };
+        let aimed = self.armed.back().filter(of_this_request);
+        let Some(Aimed { fault, .. }) = aimed.filter(|aimed| aimed.fault.is_for_request(frame.tag)).copied() else {
+            return Ok(false);
+        };
+        self.armed.pop_back();
         let mut bytes = BytesMut::new();
         frame.encode(&mut bytes);
-        let (delivered, before) = match fault.point {
+        let (delivered, half) = match fault.point {
             Point::BeforeRequest => (Delivered::Nothing, 0),
             Point::BeforeSync if frame.tag == b'S' => (Delivered::AllButSync, 0),
             _ => (Delivered::Half, bytes.len() / 2),
         };
-        let blow = Blow { received: Some(self.received), delivered, before };
+        let blow = Blow { received: Some(before), delivered, before: half };
         let Some(backend) = &mut self.backend else { return Ok(false) };
         let withheld = Withheld::Request(backend, bytes.freeze());
         let striking = self.target.strike(fault, blow, &mut self.client, withheld);
@@ -51,16 +69,30 @@ impl Session<'_> {
         Ok(true)
     }
 
+    /// Whether a fault waits for what the database says now.
+    pub(super) fn is_aimed_at_reply(&self) -> bool {
+        self.armed.front().is_some_and(|aimed| aimed.ahead == 0 && aimed.fault.is_for_reply())
+    }
+
+    /// A request is answered.
+    pub(super) fn aim_at_next(&mut self) {
+        self.armed.retain_mut(|aimed| {
+            let is_later = aimed.ahead > 0;
+            aimed.ahead -= usize::from(is_later);
+            is_later
+        });
+    }
+
     /// Keeps an answer back until it is whole, and lets it meet the fault.
     pub(super) async fn withhold(&mut self, frame: Frame) -> Result<(), Ended> {
         // The database waits for the client after these, or will say nothing else before the client asks for more.
         let waits = matches!(frame.tag, b'G' | b'W') || self.received == ClientMessage::Flush;
+        let is_whole = frame.tag == b'Z';
         self.held.push(frame);
-        let answers = self.held.iter().filter(|frame| frame.tag == b'Z').count();
-        if answers < self.pending.len() && !waits {
+        if !is_whole && !waits {
             return Ok(());
         }
-        let Some(fault) = self.armed.take() else { return Ok(()) };
+        let Some(Aimed { fault, .. }) = self.armed.pop_front() else { return Ok(()) };
         let reply = std::mem::take(&mut self.held);
         self.strike_reply(fault, Delivered::Answered, &reply).await?;
         reply.iter().for_each(|frame| self.take_note(frame));
