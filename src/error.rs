@@ -124,7 +124,7 @@ impl Error {
         self.0.outcome
     }
 
-    /// A name for this case that stays the same across releases, such as `deadline.login`: match on it, alarm on it.
+    #[doc = include_str!("error/codes.md")]
     pub fn code(&self) -> &'static str {
         self.0.code
     }

@@ -4,6 +4,8 @@ use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[path = "tidy/codes.rs"]
+mod codes;
 #[path = "tidy/sleeps.rs"]
 mod sleeps;
 

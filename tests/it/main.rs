@@ -7,6 +7,7 @@ mod cancel;
 mod clients;
 mod dropped;
 mod emulator;
+mod errors;
 mod executor;
 mod faults;
 mod hostile;

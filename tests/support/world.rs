@@ -196,6 +196,12 @@ impl World {
         self.proxy.set_backend(backend(&self.database), Existing::Stay);
     }
 
+    /// All clients, new ones too, lead to the standby, as long as nobody promotes it.
+    pub fn demote(&self) {
+        let standby = self.standby.clone().expect("a world with a standby");
+        self.proxy.set_backend(standby, Existing::Move);
+    }
+
     pub async fn refuse_connections(&self, refuse: bool) {
         if refuse {
             self.proxy.refuse_connections().await;
