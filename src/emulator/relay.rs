@@ -40,6 +40,8 @@ pub(super) struct Session<'p> {
     status: u8,
     /// Requests that will end with a ReadyForQuery.
     pending: VecDeque<u8>,
+    /// What the server has asked of data to copy, less what the client has sent the end of.
+    copying: isize,
     /// The client has sent something it has no answer to.
     waited_for: bool,
     /// Its request failed here; what follows up to the Sync is not run.
@@ -86,6 +88,7 @@ impl<'p> Session<'p> {
             prepared: Prepared::default(),
             status: b'I',
             pending: VecDeque::new(),
+            copying: 0,
             waited_for: false,
             discarding: false,
             received: ClientMessage::Password,
@@ -283,8 +286,12 @@ impl<'p> Session<'p> {
         {
             backend.writer.push(&frame);
         }
-        if matches!(frame.tag, b'Q' | b'S' | b'F') {
-            self.pending.push_back(frame.tag);
+        match frame.tag {
+            // The server takes no notice of it.
+            b'S' if self.copying > 0 => {}
+            b'Q' | b'S' | b'F' => self.pending.push_back(frame.tag),
+            b'c' | b'f' => self.copying -= 1,
+            _ => {}
         }
         Ok(())
     }
@@ -327,9 +334,15 @@ impl<'p> Session<'p> {
                 self.answered();
             }
         }
-        // The server takes no notice of the Sync behind a statement that copies from the client: another follows the data.
-        if frame.tag == b'G' && self.pending.front() == Some(&b'S') {
-            self.pending.pop_front();
+        match frame.tag {
+            b'G' => {
+                self.copying += 1;
+                // The server takes no notice of the Sync behind a statement that copies from the client: another follows
+                // the data.
+                self.pending.pop_front_if(|tag| *tag == b'S');
+            }
+            b'E' | b'Z' => self.copying = 0,
+            _ => {}
         }
     }
 
