@@ -30,7 +30,7 @@ pub enum Event {
         session: SessionId,
         /// Who the client said it was, if it came to that.
         user: Option<String>,
-        /// The SQLSTATE the client was told.
+        /// The SQLSTATE it is answered with.
         code: &'static str,
         /// Which limit it met, if it was one.
         limit: Option<Limit>,

@@ -31,8 +31,8 @@ pub(super) struct LoggedIn {
 
 /// Why a client is not logged in.
 pub(super) enum NotLoggedIn {
-    /// It was told why, over the connection that is still open.
-    Refused { refusal: Refusal, user: Option<String>, wire: Wire },
+    /// It was told why.
+    Refused,
     /// It hung up, or sent what nobody understands.
     Gone,
     /// A fault ended it.
@@ -53,23 +53,29 @@ impl From<Ended> for NotLoggedIn {
 
 /// Takes a client through TLS and authentication.
 pub(super) async fn login(stream: TcpStream, target: Target<'_>) -> Result<LoggedIn, NotLoggedIn> {
+    // Who says nothing meets nothing.
+    if target.socket.peek(&mut [0]).await? == 0 {
+        return Err(NotLoggedIn::Gone);
+    }
     let fault = target.meet(Message::Startup, None);
     let mut talk = Talk { target, wire: Wire::new(stream), encrypted: false, received: None, fault };
     let startup = match talk.open().await? {
         Opening::Startup(startup) => startup,
-        Opening::Refused(refusal) => return Err(NotLoggedIn::Refused { refusal, user: None, wire: talk.wire }),
+        Opening::Refused(refusal) => return Err(talk.refuse(&refusal, None).await),
         Opening::Tls | Opening::Gss | Opening::Cancel => return Err(NotLoggedIn::Gone),
     };
     let proxy = target.proxy;
     let admission = match proxy.gate.admit(proxy.clock.monotonic()) {
         Ok(admission) => admission,
-        Err(refusal) => return Err(NotLoggedIn::Refused { refusal, user: Some(startup.user), wire: talk.wire }),
+        Err(refusal) => return Err(talk.refuse(&refusal, Some(startup.user)).await),
     };
     let encrypted = talk.encrypted;
     match talk.authenticate(&startup.user).await {
         Ok(welcome) => Ok(LoggedIn { wire: talk.wire, startup, encrypted, admission, welcome, fault: talk.fault }),
         Err(Denied::Refused(refusal)) => {
-            Err(NotLoggedIn::Refused { refusal, user: Some(startup.user), wire: talk.wire })
+            // It may come again as soon as it is told.
+            drop(admission);
+            Err(talk.refuse(&refusal, Some(startup.user)).await)
         }
         Err(Denied::Gone) => Err(NotLoggedIn::Gone),
         Err(Denied::Struck(ended)) => Err(NotLoggedIn::Struck(ended)),
@@ -125,6 +131,7 @@ impl Talk<'_> {
             self.target.proxy.answers().await;
             match opening {
                 Opening::Gss if !self.encrypted => {
+                    self.received = Some(ClientMessage::Other);
                     self.wire.writer.push_raw(b"N");
                     self.wire.writer.send().await?;
                 }
@@ -209,13 +216,36 @@ impl Talk<'_> {
 
     /// Sends a question; the first one is the reply to the startup packet.
     async fn say(&mut self, frame: &Frame) -> Result<(), Denied> {
+        self.reply(frame).await?;
+        Ok(self.wire.writer.send().await?)
+    }
+
+    /// What is said may meet a fault.
+    async fn reply(&mut self, frame: &Frame) -> Result<(), Ended> {
         let Some(fault) = self.fault.take() else {
             self.wire.writer.push(frame);
-            return Ok(self.wire.writer.send().await?);
+            return Ok(());
         };
         let (withheld, before) = fault.reply(std::slice::from_ref(frame));
         let blow = Blow { received: self.received, delivered: Delivered::Nothing, before };
-        Ok(self.target.strike(fault, blow, &mut self.wire, withheld).await?)
+        self.target.strike(fault, blow, &mut self.wire, withheld).await
+    }
+
+    /// Tells a client why it is not let in.
+    async fn refuse(&mut self, refusal: &Refusal, user: Option<String>) -> NotLoggedIn {
+        let Refusal { code, limit, token, .. } = refusal;
+        let Target { id, proxy, .. } = self.target;
+        // The class of those who are not who they say they are, or do not say it as they must.
+        if code.starts_with("28") {
+            proxy.meters.failed();
+        }
+        proxy.log.record(Event::LoginRefused { session: id, user, code, limit: *limit, token: *token });
+        if let Err(ended) = self.reply(&refusal.frame("FATAL")).await {
+            return NotLoggedIn::Struck(ended);
+        }
+        // If the client has gone it will not read this.
+        let _ = self.wire.writer.finish().await;
+        NotLoggedIn::Refused
     }
 
     /// The message that ends the authentication.

@@ -126,7 +126,7 @@ impl<'p> Session<'p> {
                 }
                 Err(frame) => {
                     reply.push(frame);
-                    reply.iter().for_each(|frame| self.client.writer.push(frame));
+                    self.tell(reply, fault).await?;
                     let _ = self.client.writer.finish().await;
                     return Err(Ended::quietly(Closed::LoginFailed));
                 }
@@ -134,14 +134,22 @@ impl<'p> Session<'p> {
         };
         reply.extend(parameters);
         reply.extend([backend_key(self.target.id.0), ready_for_query(b'I')]);
-        match fault {
-            Some(fault) => self.strike_reply(fault, Delivered::Nothing, &reply).await?,
-            None => reply.iter().for_each(|frame| self.client.writer.push(frame)),
-        }
+        self.tell(reply, fault).await?;
         self.client.counted = Some(self.meter.client());
         let user = self.startup.user.clone();
         self.target.proxy.log.record(Event::LoggedIn { session: self.target.id, user });
         Ok(())
+    }
+
+    /// Answers the end of the login.
+    async fn tell(&mut self, reply: Vec<Frame>, fault: Option<Armed>) -> Result<(), Ended> {
+        match fault {
+            Some(fault) => self.strike_reply(fault, Delivered::Nothing, &reply).await,
+            None => {
+                reply.iter().for_each(|frame| self.client.writer.push(frame));
+                Ok(())
+            }
+        }
     }
 
     async fn relay(&mut self) -> Ended {

@@ -10,11 +10,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::backend::Backend;
 use super::event::{Closed, Event, SessionId};
 use super::login::{NotLoggedIn, login};
-use super::postgres::Refusal;
 use super::proxy::Proxy;
 use super::relay::Session;
 use super::strike::Target;
-use super::wire::Wire;
 
 /// A login takes no longer than this.
 const LOGIN_LIMIT: Duration = Duration::from_secs(60);
@@ -89,7 +87,7 @@ fn hang_up(socket: &Socket, how: Cut) {
 }
 
 async fn run(stream: TcpStream, target: Target<'_>, commands: &mut UnboundedReceiver<Command>) -> Ended {
-    let Target { id, proxy, .. } = target;
+    let proxy = target.proxy;
     let opened = proxy.clock.monotonic();
     let mut assigned = proxy.settings().backend.clone();
     let logged_in = {
@@ -113,23 +111,9 @@ async fn run(stream: TcpStream, target: Target<'_>, commands: &mut UnboundedRece
     };
     let mut logged_in = match logged_in {
         Ok(logged_in) => logged_in,
-        Err(NotLoggedIn::Refused { refusal, user, wire }) => return refuse(wire, &refusal, user, id, proxy).await,
         Err(NotLoggedIn::Struck(ended)) => return ended,
-        Err(NotLoggedIn::Gone) => return Ended::quietly(Closed::LoginFailed),
+        Err(NotLoggedIn::Refused | NotLoggedIn::Gone) => return Ended::quietly(Closed::LoginFailed),
     };
     let (welcome, fault) = (std::mem::take(&mut logged_in.welcome), logged_in.fault.take());
     Session::new(target, commands, logged_in, assigned, opened).run(welcome, fault).await
-}
-
-async fn refuse(mut wire: Wire, refusal: &Refusal, user: Option<String>, id: SessionId, proxy: &Proxy) -> Ended {
-    let Refusal { code, limit, token, .. } = refusal;
-    // The class of those who are not who they say they are, or do not say it as they must.
-    if code.starts_with("28") {
-        proxy.meters.failed();
-    }
-    proxy.log.record(Event::LoginRefused { session: id, user, code, limit: *limit, token: *token });
-    wire.writer.push(&refusal.frame("FATAL"));
-    // If the client has gone it will not read this.
-    let _ = wire.writer.finish().await;
-    Ended::quietly(Closed::LoginFailed)
 }
