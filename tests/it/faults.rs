@@ -19,6 +19,7 @@ use raw::{End, Raw, Seen};
 mod driver;
 mod kinds;
 mod raw;
+mod sequences;
 
 const USER: &str = "by_password";
 const PASSWORD: &str = "right";

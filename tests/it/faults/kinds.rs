@@ -14,7 +14,7 @@ use super::{DELAY, PASSWORD, Stage, USER, answer, closed, is_open, soon};
 /// More than fits into the sockets between two processes.
 const PLENTY: usize = 64 << 20;
 
-async fn logged_in(stage: &Stage) -> (Raw, SessionId) {
+pub(super) async fn logged_in(stage: &Stage) -> (Raw, SessionId) {
     let mut events = stage.proxy.events();
     let mut client = stage.client().await;
     client.send_startup(USER, &stage.database.name).await;
@@ -28,7 +28,7 @@ async fn logged_in(stage: &Stage) -> (Raw, SessionId) {
     (client, session)
 }
 
-async fn query(client: &mut Raw, sql: &str) -> End {
+pub(super) async fn query(client: &mut Raw, sql: &str) -> End {
     client.send(|buffer| frontend::query(sql, buffer)).await;
     soon(client.reply()).await.1
 }

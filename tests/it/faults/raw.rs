@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Result};
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
@@ -12,6 +13,8 @@ use tokio::net::TcpStream;
 
 /// How many bytes a message has before its body.
 const HEAD: usize = 5;
+/// How long nothing has to come to count as nothing.
+const SILENCE: Duration = Duration::from_millis(50);
 
 /// A connection, logged in or not.
 pub(super) struct Raw {
@@ -124,6 +127,17 @@ impl Raw {
             }
         }
         sent
+    }
+
+    /// Takes what has come, up to a moment in which nothing comes.
+    pub(super) async fn quiet(&mut self) {
+        while tokio::time::timeout(SILENCE, self.stream.read_buf(&mut self.buffer)).await.is_ok() {}
+    }
+
+    /// Nothing comes for a moment.
+    pub(super) async fn nothing_comes(&mut self) {
+        let came = tokio::time::timeout(SILENCE, self.stream.read_buf(&mut self.buffer)).await;
+        assert!(came.is_err(), "{came:?}");
     }
 
     /// Ends it with RST.
