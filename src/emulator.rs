@@ -151,7 +151,7 @@ impl RdsProxyEmulator {
         self.proxy.log.counted(enough).await;
     }
 
-    /// The events from now on.
+    /// The events from now on; those that thousands have followed are forgotten.
     pub fn events(&self) -> Events {
         self.proxy.log.from_now()
     }
@@ -242,7 +242,9 @@ impl RdsProxyEmulator {
         self.proxy.command_all(&Command::CutIfIdle);
     }
 
-    /// From now on clients' bytes are taken and nothing is answered, on old connections and new ones.
+    /// From now on nothing is answered, on old connections and new ones; of what clients send, what sockets hold is taken.
+    ///
+    /// That a client has gone is seen when it goes on.
     pub fn stop_answering(&self) {
         self.proxy.answering.send_replace(false);
     }

@@ -14,11 +14,11 @@ pub enum Message {
     Login,
     /// A statement being prepared.
     Parse,
-    /// A statement being executed, prepared or as text, that begins or commits no transaction.
+    /// Statements being executed, prepared or as text, of neither of the two kinds below.
     Execute,
-    /// A text that begins with `BEGIN` or `START TRANSACTION` and commits nothing.
+    /// The same, with a text that begins with `BEGIN` or `START TRANSACTION` and commits nothing.
     Begin,
-    /// A text with a statement in it that is `COMMIT` or `END`.
+    /// The same, with a statement in the text that is `COMMIT` or `END`.
     Commit,
 }
 
@@ -37,10 +37,12 @@ pub enum Point {
     BeforeRequest,
     /// In the middle of the message: the database gets the first half of its bytes.
     MidRequest,
-    /// After the message and before the Sync behind it: the database works on it and commits nothing. Where no Sync
-    /// follows, as with a text of statements, this is [`MidRequest`](Self::MidRequest).
+    /// After the message and before the Sync behind it: the database works on it and commits nothing, except for a
+    /// prepared statement that commits by itself, which is done: a COMMIT, or one that no transaction may hold, such as
+    /// VACUUM. Where no Sync follows, as with a text of statements, this is [`MidRequest`](Self::MidRequest).
     BeforeSync,
-    /// After the whole request: the database has done it and has answered, the client has no byte of the answer.
+    /// After the whole request: the database has done it and has answered, the client has no byte of the answer. Where the
+    /// database waits for the client first, to copy data or after a Flush, the answer is what it says before.
     BeforeReply,
     /// The same, and the client has the first half of the answer.
     MidReply,
@@ -54,6 +56,9 @@ impl Point {
 
 /// What happens to the connection there. A port that refuses has no connection: that is
 /// [`refuse_connections`](super::RdsProxyEmulator::refuse_connections).
+///
+/// It has ends: a failover other than [`Existing::Stay`](super::Existing::Stay) cuts who is held in a request or at the last
+/// reply of a login, and until its last message has come a login takes a minute of the emulator's clock at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
@@ -109,6 +114,9 @@ impl Kind {
 }
 
 /// A fault: what, where, and how often.
+///
+/// A request, which ends with a Sync or is a text of statements, meets one fault at a time: until that has struck, the
+/// other messages of the request meet none, and no fault counts them.
 ///
 /// ```
 /// use rds_proxy_pool::emulator::{Fault, Kind, Message, Point};
@@ -286,7 +294,7 @@ pub enum Delivered {
     Nothing,
     /// The first half of its bytes.
     Half,
-    /// All of it, without the Sync behind.
+    /// All of it, without the Sync behind; see [`Point::BeforeSync`] for what that commits.
     AllButSync,
     /// All of it, and the database has answered.
     Answered,

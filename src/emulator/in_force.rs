@@ -16,7 +16,7 @@ pub struct Injected {
 }
 
 impl Injected {
-    /// Waits until it strikes, or strikes again.
+    /// Waits until it strikes, or strikes again. A strike that thousands of events have followed is forgotten.
     ///
     /// # Cancel safety
     /// No strike is lost.

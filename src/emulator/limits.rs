@@ -190,7 +190,8 @@ impl Builder {
         self
     }
 
-    /// After this long a client is closed, however busy it is: 24 hours by default, and always on RDS Proxy.
+    /// After this long a client is closed, however busy it is: 24 hours by default, and always on RDS Proxy. One that waits
+    /// for a database or is held by a fault is closed after that.
     ///
     /// Source: "RDS Proxy connection considerations".
     pub fn client_life(mut self, life: Duration) -> Self {
