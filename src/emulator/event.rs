@@ -281,14 +281,16 @@ impl Log {
         let refused_by = |limit: Limit| get(&refused_by[limit as usize]);
         // Closed first: a session seen as closed has been seen as connected.
         let closed = get(closed);
+        // Once: more may come meanwhile, and no more are open than have come.
+        let connections = get(connections);
         Counts {
-            connections: get(connections),
+            connections,
             logins: get(logins),
             logins_refused: get(logins_refused),
             refused_by_connection_rate: refused_by(Limit::ConnectionRate),
             refused_by_client_limit: refused_by(Limit::Clients),
             refused_by_iam_rate: refused_by(Limit::IamRate),
-            open: get(connections).saturating_sub(closed),
+            open: connections.saturating_sub(closed),
             round_trips: get(round_trips),
             statements: get(statements),
             backend_connections: get(backend_connections),
