@@ -5,8 +5,9 @@
 //! failover, closes them at the idle timeout, counts round trips, and has the metrics CloudWatch would show. It listens on
 //! 127.0.0.1 only.
 //!
-//! Each client session has one database session of its own, which is replaced when the database moves: prepared
-//! statements are prepared again there. What it does not do yet: share database sessions between clients, and pin.
+//! Clients of the same user, database and startup packet share database sessions: one has it from the first message of a
+//! request or transaction to the end, then the next. Statements prepared by the protocol go along, under names of the
+//! proxy's own, which the texts of some errors show. What [`PinReason`] lists keeps a client on its database session.
 //!
 //! It runs in a thread of its own, so a test may block, or use any runtime.
 
@@ -23,6 +24,8 @@ mod limits;
 mod link;
 mod login;
 mod metrics;
+mod pin;
+mod pool;
 mod postgres;
 mod prepared;
 mod proxy;
@@ -54,6 +57,7 @@ pub use in_force::Injected;
 pub use limits::Limit;
 pub use link::Link;
 pub use metrics::Metrics;
+pub use pin::PinReason;
 
 /// What happens to clients that are connected when the database moves.
 ///
@@ -143,7 +147,7 @@ impl RdsProxyEmulator {
 
     /// What CloudWatch would show.
     pub fn metrics(&self) -> Metrics {
-        self.proxy.meters.read(self.counts())
+        self.proxy.meters.read(self.counts(), self.proxy.pool.limit())
     }
 
     /// Completes when the counts satisfy `enough`.
@@ -174,6 +178,9 @@ impl RdsProxyEmulator {
     /// Points the proxy at another database: a failover, or the end of one. [`Existing`] lists how they can go.
     pub fn set_backend(&self, backend: Backend, existing: Existing) {
         self.proxy.settings().backend = Some(backend.clone());
+        if existing != Existing::Stay {
+            self.proxy.pool.clear();
+        }
         self.proxy.command_all(&match existing {
             Existing::Move => Command::Move(Some(backend)),
             Existing::Stay => Command::Offer(backend),
@@ -189,6 +196,7 @@ impl RdsProxyEmulator {
     /// Source: "RDS Proxy concepts and terminology", on failover.
     pub fn clear_backend(&self) {
         self.proxy.settings().backend = None;
+        self.proxy.pool.clear();
         self.proxy.command_all(&Command::Move(None));
     }
 

@@ -1,6 +1,5 @@
 //! A session on the real database.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 
@@ -8,10 +7,12 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::frontend;
+use socket2::{SockRef, Socket};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::postgres::{Startup, sqlstate, sync};
+use super::pool::Key;
+use super::postgres::{sqlstate, sync};
 use super::wire::{Frame, Wire};
 use crate::secret::Secret;
 
@@ -45,9 +46,20 @@ impl Backend {
     }
 }
 
+impl PartialEq for Backend {
+    fn eq(&self, other: &Self) -> bool {
+        let login = |backend: &'_ Backend| {
+            backend.login.as_ref().map(|(user, password)| (user.clone(), password.expose().to_owned()))
+        };
+        self.address == other.address && login(self) == login(other)
+    }
+}
+
 /// An open session.
 pub(super) struct BackendSession {
     pub(super) wire: Wire,
+    /// A second handle to its socket, to see whether the server has said something unasked.
+    pub(super) socket: Socket,
     /// With which the server stops what runs there.
     pub(super) key: Bytes,
     /// What the server said about itself, in the order it said so.
@@ -69,16 +81,14 @@ impl From<io::Error> for Unavailable {
 }
 
 impl Backend {
-    /// Opens a session as the client asked for it and prepares its named statements there.
-    pub(super) async fn open(
-        &self,
-        startup: &Startup,
-        statements: &BTreeMap<Bytes, Frame>,
-    ) -> Result<BackendSession, Unavailable> {
+    /// Opens a session as its clients ask for it.
+    pub(super) async fn open(&self, key: &Key) -> Result<BackendSession, Unavailable> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
+        let socket = SockRef::from(&stream).try_clone()?;
         let mut wire = Wire::new(stream);
         wire.reader.expect_requests();
+        let startup = &key.startup;
         let user = self.login.as_ref().map_or(&startup.user, |(user, _)| user);
         let fixed = [("user", user.as_str()), ("database", startup.database.as_str())];
         let others = startup.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
@@ -95,16 +105,7 @@ impl Backend {
                 _ => {}
             }
         }
-        // One by one: a statement the server does not know any more must not stop the others.
-        for statement in statements.values() {
-            wire.writer.push(statement);
-            wire.writer.push(&sync());
-        }
-        wire.writer.send().await?;
-        for _ in statements {
-            while next(&mut wire).await?.tag != b'Z' {}
-        }
-        Ok(BackendSession { wire, key, parameters })
+        Ok(BackendSession { wire, socket, key, parameters })
     }
 
     /// Asks the server to stop what the session with this key runs; completes when the server has taken note.
@@ -151,6 +152,28 @@ impl Backend {
             }
         }
     }
+}
+
+/// Prepares statements, one by one: one that the server does not accept any more must not stop the others. Whether each is
+/// prepared.
+pub(super) async fn prepare(wire: &mut Wire, statements: impl Iterator<Item = &Frame>) -> io::Result<Vec<bool>> {
+    let mut prepared = Vec::new();
+    for statement in statements {
+        wire.writer.push(statement);
+        wire.writer.push(&sync());
+        prepared.push(false);
+    }
+    wire.writer.send().await?;
+    for is_prepared in &mut prepared {
+        loop {
+            match next(wire).await?.tag {
+                b'1' => *is_prepared = true,
+                b'Z' => break,
+                _ => {}
+            }
+        }
+    }
+    Ok(prepared)
 }
 
 async fn send(wire: &mut Wire, encode: impl FnOnce(&mut BytesMut) -> io::Result<()>) -> io::Result<()> {

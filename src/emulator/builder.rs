@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::iam::{Audience, LONGEST_LIFE};
 use super::limits::{Gate, Limits};
 use super::link::{Link, Links};
+use super::pool::Pool;
 use super::proxy::{Proxy, Settings, User, accept, listener, socket};
 use super::scram::Verifier;
 use super::tls::Identity;
@@ -28,6 +29,7 @@ pub struct Builder {
     pub(super) limits: Limits,
     settings: Settings,
     pub(super) link: Option<Link>,
+    pub(super) database_connections: Option<usize>,
     clock: Arc<dyn Clock>,
 }
 
@@ -46,6 +48,7 @@ impl Builder {
                 parameters: None,
             },
             link: None,
+            database_connections: None,
             clock: Arc::new(SystemClock),
         }
     }
@@ -109,7 +112,9 @@ impl Builder {
         // It never listens: it keeps the port ours while connections are refused.
         let reservation = socket(0)?;
         let port = reservation.local_addr()?.as_socket().map_or(0, |address| address.port());
-        let Builder { host, region, token_life, requires_tls, limits, settings, link, clock } = self;
+        let Builder { host, region, token_life, requires_tls, limits, settings, link, database_connections, clock } =
+            self;
+        let meters = Arc::default();
         let proxy = Arc::new(Proxy {
             identity: Identity::new(&host)?,
             audience: Audience { host, port, region, token_life },
@@ -123,7 +128,8 @@ impl Builder {
             log: event::Log::new(),
             faults: Arc::default(),
             links: Links::new(link),
-            meters: Arc::default(),
+            pool: Pool::new(database_connections, Arc::clone(&meters)),
+            meters,
         });
         let first = listener(port)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

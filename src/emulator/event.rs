@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::fault::Strike;
 use super::iam::TokenRefusal;
 use super::limits::Limit;
+use super::pin::PinReason;
 
 /// How many events are kept for those who look later.
 const KEPT: usize = 16_384;
@@ -62,7 +63,14 @@ pub enum Event {
         /// To which server.
         address: SocketAddr,
     },
-    /// An idle client lost its database connection and will get another when it asks for something.
+    /// A client keeps its database connection from now on, until it closes.
+    Pinned {
+        /// Who.
+        session: SessionId,
+        /// By what.
+        reason: PinReason,
+    },
+    /// A pinned client lost its database connection while it was idle; all its requests fail from now on.
     BackendLost(SessionId),
     /// A fault has struck.
     Struck(Strike),
@@ -123,6 +131,8 @@ pub struct Counts {
     pub statements: u64,
     /// Connections opened to the database.
     pub backend_connections: u64,
+    /// Client sessions that were pinned, those that are over included.
+    pub pinned: u64,
 }
 
 /// Events from some moment on.
@@ -207,6 +217,7 @@ struct Counters {
     round_trips: AtomicU64,
     statements: AtomicU64,
     backend_connections: AtomicU64,
+    pinned: AtomicU64,
 }
 
 impl Log {
@@ -222,6 +233,7 @@ impl Log {
             Event::Statement { .. } => Some(&self.counters.statements),
             Event::BackendOpened { .. } => Some(&self.counters.backend_connections),
             Event::Closed { .. } => Some(&self.counters.closed),
+            Event::Pinned { .. } => Some(&self.counters.pinned),
             Event::Answered(_) | Event::Queued(_) | Event::BackendLost(_) | Event::Struck(_) => None,
         };
         if let Some(counter) = counter {
@@ -277,6 +289,7 @@ impl Log {
             round_trips,
             statements,
             backend_connections,
+            pinned,
         } = &self.counters;
         let refused_by = |limit: Limit| get(&refused_by[limit as usize]);
         // Closed first: a session seen as closed has been seen as connected.
@@ -294,6 +307,7 @@ impl Log {
             round_trips: get(round_trips),
             statements: get(statements),
             backend_connections: get(backend_connections),
+            pinned: get(pinned),
         }
     }
 

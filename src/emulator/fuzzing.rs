@@ -12,9 +12,10 @@ use percent_encoding::percent_decode_str;
 use postgres_protocol::message::frontend::startup_message;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
+use super::SessionId;
 use super::iam::{AccessKey, Audience, LONGEST_LIFE, TokenRefusal, verify};
 use super::postgres::{Opening, sqlstate};
-use super::prepared::Prepared;
+use super::prepared::{Known, Prepared};
 use super::wire::{Frame, LONGEST_LOGIN_FRAME, Wire};
 
 /// A packet behind its length.
@@ -61,16 +62,17 @@ pub(crate) fn frames(data: &[u8]) {
             assert_eq!(Frames::read(stream, lengths, after_login), expected, "in pieces of {lengths:?}");
         }
         expected.survive_a_round_trip();
-        let mut prepared = Prepared::default();
+        let (mut prepared, mut known) = (Prepared::new(SessionId(1)), Known::default());
         for (tag, body) in expected.frames {
-            prepared.note(&Frame::new(tag, body));
+            let passed = prepared.pass(&Frame::new(tag, body.clone()), &mut known).frame;
+            assert!(passed.tag == tag && passed.texts().count() == Frame::new(tag, body).texts().count());
+            for answer in [b'1', b'3', b'Z'] {
+                prepared.answered(&Frame::new(answer, Bytes::new()), &mut known);
+            }
         }
-        assert!(
-            prepared
-                .named()
-                .iter()
-                .all(|(name, frame)| frame.tag == b'P' && frame.texts().next().as_ref() == Some(name))
-        );
+        let missing = prepared.missing(&Known::default(), &Frame::new(b'B', Bytes::new()));
+        assert!(missing.iter().all(|statement| statement.parse.tag == b'P'));
+        assert!(prepared.missing(&known, &Frame::new(b'P', Bytes::from_static(b"s"))).is_empty());
     }
 }
 

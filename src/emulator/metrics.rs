@@ -12,8 +12,7 @@ use crate::clock::Clock;
 ///
 /// Of those below, the current numbers are as of the moment they were asked for, the others count from the start of the
 /// emulator, where CloudWatch has them by the minute. A latency is the average so far in microseconds, by the emulator's
-/// clock, and missing until there is one. One database session of the emulator belongs to one client, and none is
-/// encrypted.
+/// clock, and missing until there is one. No database session of the emulator is encrypted.
 ///
 /// | Name | What it is here |
 /// |---|---|
@@ -27,6 +26,9 @@ use crate::clock::Clock;
 /// | `DatabaseConnectionRequests` | attempts to open one |
 /// | `DatabaseConnectionsSetupSucceeded`, `DatabaseConnectionsSetupFailed` | how they ended, if anybody waited for the end |
 /// | `DatabaseConnectionsBorrowLatency` | from the wish for a database session until it was there |
+/// | `DatabaseConnectionsCurrentlyBorrowed` | database sessions that a client has now |
+/// | `DatabaseConnectionsCurrentlySessionPinned` | those of them that it keeps |
+/// | `MaxDatabaseConnectionsAllowed` | the [limit](super::Builder::database_connection_limit), where there is one |
 /// | `DatabaseConnectionsCurrentlyInTransaction` | database sessions in a transaction now, failed ones included |
 /// | `QueryRequests` | executions asked for; several statements in one text are one |
 /// | `QueryRequestsTLS`, `QueryRequestsNoTLS` | those of them over TLS and without |
@@ -63,6 +65,8 @@ pub(super) struct Meters {
     pub(super) clients_without_tls: Arc<AtomicU64>,
     failed_authentications: AtomicU64,
     pub(super) databases: Arc<AtomicU64>,
+    pub(super) borrowed: Arc<AtomicU64>,
+    pub(super) pinned: Arc<AtomicU64>,
     pub(super) in_transaction: Arc<AtomicU64>,
     pub(super) database_requests: AtomicU64,
     pub(super) database_failures: AtomicU64,
@@ -112,7 +116,7 @@ impl Meters {
         self.failed_authentications.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn read(&self, counts: Counts) -> Metrics {
+    pub(super) fn read(&self, counts: Counts, database_limit: Option<usize>) -> Metrics {
         let get = |number: &AtomicU64| number.load(Ordering::Relaxed);
         let (tls, plain) = (get(&self.clients_with_tls), get(&self.clients_without_tls));
         let (queries_tls, queries_plain) = (get(&self.queries_with_tls), get(&self.queries_without_tls));
@@ -129,6 +133,8 @@ impl Meters {
             ("DatabaseConnectionRequests", get(&self.database_requests)),
             ("DatabaseConnectionsSetupSucceeded", counts.backend_connections),
             ("DatabaseConnectionsSetupFailed", get(&self.database_failures)),
+            ("DatabaseConnectionsCurrentlyBorrowed", get(&self.borrowed)),
+            ("DatabaseConnectionsCurrentlySessionPinned", get(&self.pinned)),
             ("DatabaseConnectionsCurrentlyInTransaction", get(&self.in_transaction)),
             ("QueryRequests", queries_tls + queries_plain),
             ("QueryRequestsTLS", queries_tls),
@@ -141,7 +147,8 @@ impl Meters {
         ];
         let numbers = numbers.into_iter().map(|(name, number)| (name, number as f64));
         let latencies = latencies.into_iter().filter_map(|(name, latency)| Some((name, latency.micros()?)));
-        Metrics(numbers.chain(latencies).collect())
+        let limit = database_limit.map(|limit| ("MaxDatabaseConnectionsAllowed", limit as f64));
+        Metrics(numbers.chain(latencies).chain(limit).collect())
     }
 }
 

@@ -90,6 +90,10 @@ impl Refusal {
         Refusal::new("08000", "Timed-out waiting to acquire database connection.")
     }
 
+    pub(super) fn pinned_to_nothing() -> Self {
+        Refusal::new("XX000", "Request returned an error: the database connection of this pinned session was closed.")
+    }
+
     pub(super) fn shutdown(kind: Kind) -> Self {
         match kind {
             Kind::CrashShutdown => {
@@ -142,7 +146,7 @@ pub(super) enum Opening {
 }
 
 /// What a client said about itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Startup {
     pub(super) user: String,
     pub(super) database: String,

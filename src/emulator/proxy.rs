@@ -17,6 +17,7 @@ use super::in_force::Faults;
 use super::limits::{Gate, Limits};
 use super::link::Links;
 use super::metrics::Meters;
+use super::pool::Pool;
 use super::scram::Verifier;
 use super::session::{Command, serve};
 use super::tls::Identity;
@@ -58,6 +59,7 @@ pub(super) struct Proxy {
     pub(super) log: Arc<event::Log>,
     pub(super) faults: Arc<Faults>,
     pub(super) links: Links,
+    pub(super) pool: Arc<Pool>,
     pub(super) meters: Arc<Meters>,
 }
 
@@ -164,6 +166,7 @@ pub(super) async fn accept(
     // Their senders gone, the sessions end by themselves.
     proxy.registry().clear();
     while sessions.join_next().await.is_some() {}
+    proxy.pool.clear();
     proxy.links.stop();
 }
 

@@ -1,9 +1,8 @@
-//! A client relayed frame by frame to one database session, which may be replaced while nothing is under way.
+//! A client relayed frame by frame to a database session, which it has while something is under way or it is pinned.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::backend::Backend;
@@ -12,14 +11,18 @@ use super::fault::{ClientMessage, Delivered};
 use super::in_force::Armed;
 use super::limits::Admission;
 use super::login::LoggedIn;
-use super::metrics::Meter;
-use super::postgres::{Startup, backend_key, parameter_status, ready_for_query, terminate};
-use super::prepared::Prepared;
+use super::metrics::{Meter, Present};
+use super::pin::PinReason;
+use super::pool::Database;
+use super::postgres::{backend_key, parameter_status, ready_for_query, sync, terminate};
+use super::prepared::{Passed, Prepared};
 use super::session::{Command, Ended};
 use super::strike::Target;
 use super::wire::{Frame, Wire};
+use borrow::Assigned;
 use faults::Aimed;
 
+mod answers;
 mod borrow;
 mod farewell;
 mod faults;
@@ -29,19 +32,19 @@ pub(super) struct Session<'p> {
     target: Target<'p>,
     commands: &'p mut UnboundedReceiver<Command>,
     client: Wire,
-    backend: Option<Wire>,
-    /// The key of that database session.
-    cancel_key: Bytes,
-    /// Where its database session is, or will be opened.
-    assigned: Option<Backend>,
-    startup: Startup,
+    database: Option<Box<Database>>,
+    assigned: Assigned,
     prepared: Prepared,
+    /// It keeps its database session, or had one to keep.
+    pin: Option<PinReason>,
     /// As in the last ReadyForQuery: idle, in a transaction, in a failed one.
     status: u8,
     /// Requests that will end with a ReadyForQuery.
     pending: VecDeque<u8>,
     /// What the server has asked of data to copy, less what the client has sent the end of.
     copying: isize,
+    /// The database has got messages of a request that will end with a Sync.
+    unsynced: bool,
     /// The client has sent something it has no answer to.
     waited_for: bool,
     /// Its request failed here; what follows up to the Sync is not run.
@@ -57,6 +60,9 @@ pub(super) struct Session<'p> {
     meter: Meter,
     _admission: Admission,
 }
+
+/// In place of the letter of a client's request: one of the proxy's own, whose answer no client sees.
+const OWN: u8 = 0;
 
 /// What the relay does next.
 enum Next {
@@ -81,14 +87,14 @@ impl<'p> Session<'p> {
             target,
             commands,
             client,
-            backend: None,
-            cancel_key: Bytes::new(),
-            assigned,
-            startup,
-            prepared: Prepared::default(),
+            database: None,
+            assigned: Assigned::new(startup, assigned),
+            prepared: Prepared::new(target.id),
+            pin: None,
             status: b'I',
             pending: VecDeque::new(),
             copying: 0,
+            unsynced: false,
             waited_for: false,
             discarding: false,
             received: ClientMessage::Password,
@@ -112,17 +118,14 @@ impl<'p> Session<'p> {
 
     /// Completes the login with what the database says about itself.
     async fn begin(&mut self, mut reply: Vec<Frame>, fault: Option<Armed>) -> Result<(), Ended> {
-        let known = self.target.proxy.settings().parameters.clone();
-        let parameters = match (&self.assigned, known) {
-            // New clients are let in while there is no database; their requests queue.
-            (None, Some(known)) => {
-                let asked = self.startup.parameters.iter();
-                known.into_iter().chain(asked.map(|(name, value)| parameter_status(name, value))).collect()
-            }
-            _ => match self.borrow().await? {
-                Ok(parameters) => {
-                    self.target.proxy.settings().parameters = Some(parameters.clone());
-                    parameters
+        let parameters = match self.known_parameters() {
+            Some(known) => known,
+            None => match self.borrow(&sync()).await? {
+                Ok(()) => {
+                    let database = self.database.take();
+                    let parameters = database.as_ref().map(|database| database.parameters.to_vec());
+                    database.into_iter().for_each(|database| self.target.proxy.pool.give_back(database));
+                    parameters.unwrap_or_default()
                 }
                 Err(frame) => {
                     reply.push(frame);
@@ -136,7 +139,7 @@ impl<'p> Session<'p> {
         reply.extend([backend_key(self.target.id.0), ready_for_query(b'I')]);
         self.tell(reply, fault).await?;
         self.client.counted = Some(self.meter.client());
-        let user = self.startup.user.clone();
+        let user = self.assigned.startup.user.clone();
         self.target.proxy.log.record(Event::LoggedIn { session: self.target.id, user });
         Ok(())
     }
@@ -150,6 +153,17 @@ impl<'p> Session<'p> {
                 Ok(())
             }
         }
+    }
+
+    /// What a client is told without asking the database. It is let in while there is none; its requests queue.
+    fn known_parameters(&self) -> Option<Vec<Frame>> {
+        let proxy = self.target.proxy;
+        if let Some(key) = &self.assigned.to {
+            return proxy.pool.told(key).map(|told| told.to_vec());
+        }
+        let asked = self.assigned.startup.parameters.iter();
+        let known = proxy.settings().parameters.clone()?;
+        Some(known.into_iter().chain(asked.map(|(name, value)| parameter_status(name, value))).collect())
     }
 
     async fn relay(&mut self) -> Ended {
@@ -190,7 +204,7 @@ impl<'p> Session<'p> {
         let too_old = self.target.proxy.passed(self.opened, |limits| limits.client_life);
         let too_idle = self.target.proxy.passed(self.last_traffic, |limits| limits.idle_client_timeout);
         let Wire { reader: client_reader, writer: client_writer, .. } = &mut self.client;
-        let mut backend = self.backend.as_mut();
+        let mut backend = self.database.as_mut().map(|database| &mut database.wire);
         let (client_full, client_waits) = (client_writer.is_full(), !client_writer.is_empty());
         let backend_full = backend.as_ref().is_some_and(|backend| backend.writer.is_full());
         let backend_waits = backend.as_ref().is_some_and(|backend| !backend.writer.is_empty());
@@ -223,33 +237,26 @@ impl<'p> Session<'p> {
     }
 
     fn is_idle(&self) -> bool {
-        self.pending.is_empty() && self.status == b'I' && !self.waited_for
+        self.pending.is_empty() && self.status == b'I' && !self.waited_for && !self.unsynced
     }
 
     fn obey(&mut self, command: Option<Command>) -> Result<(), Ended> {
         match command {
-            None => Err(Ended::quietly(Closed::Shutdown)),
-            Some(Command::Cut(how)) => Err(Ended(Closed::Cut, how)),
-            Some(Command::FailOver(how)) => Err(Ended(Closed::Failover, how)),
             Some(Command::CutIfIdle) if self.is_idle() => Err(Ended::quietly(Closed::Cut)),
-            Some(Command::CutIfIdle) => Ok(()),
-            Some(Command::Offer(backend)) => {
-                self.assigned.get_or_insert(backend);
-                Ok(())
-            }
             Some(Command::Move(_)) if !self.is_idle() => Err(Ended::quietly(Closed::BackendLost)),
-            Some(Command::Move(backend)) => {
-                self.assigned = backend;
-                self.backend = None;
-                Ok(())
+            Some(Command::Move(_)) if self.database.is_some() => {
+                self.let_go();
+                self.assigned.obey(command)
             }
+            command => self.assigned.obey(command),
         }
     }
 
     async fn client_sent(&mut self, frame: Frame) -> Result<(), Ended> {
         self.last_traffic = self.target.proxy.clock.monotonic();
         if frame.tag == b'X' {
-            if let Some(backend) = &mut self.backend {
+            if let Some(database) = &mut self.database {
+                let backend = &mut database.wire;
                 backend.writer.push(&terminate());
                 // It would end on its own when the connection closes, so nothing waits for a server that does not read.
                 tokio::select! {
@@ -260,7 +267,7 @@ impl<'p> Session<'p> {
             }
             return Err(Ended::quietly(Closed::ByClient));
         }
-        let before = std::mem::replace(&mut self.received, ClientMessage::of(frame.tag));
+        let preceding = std::mem::replace(&mut self.received, ClientMessage::of(frame.tag));
         self.meter.received(frame.tag, self.last_traffic);
         if !self.waited_for {
             self.waited_for = true;
@@ -273,8 +280,8 @@ impl<'p> Session<'p> {
             }
             return Ok(());
         }
-        if self.backend.is_none()
-            && let Err(error) = self.borrow().await?
+        if self.database.is_none()
+            && let Err(error) = self.borrow(&frame).await?
         {
             self.client.writer.push(&error);
             self.discarding = frame.tag != b'Q' && frame.tag != b'S';
@@ -283,96 +290,44 @@ impl<'p> Session<'p> {
             }
             return Ok(());
         }
-        let handed_on = self.strike_request(&frame, before).await?;
-        // Not before: a new database session is told the statements known so far.
-        if let Some(sql) = self.prepared.note(&frame) {
-            self.target.proxy.log.record(Event::Statement { session: self.target.id, sql });
+        let Some(database) = &mut self.database else { return Ok(()) };
+        // While the server waits for data to copy it takes no notice of a Sync.
+        let ignored = frame.tag == b'S' && self.copying > 0;
+        let Passed { frame: passed, before, executed, pin } = match ignored {
+            true => Passed { frame: frame.clone(), before: Vec::new(), executed: None, pin: None },
+            false => self.prepared.pass(&frame, &mut database.statements),
+        };
+        for statement in &before {
+            database.wire.writer.push(statement);
+            database.wire.writer.push(&sync());
+            self.pending.push_back(OWN);
         }
-        self.meter.passed_on(&*self.target.proxy.clock);
-        if let Some(backend) = &mut self.backend
-            && !handed_on
-        {
-            backend.writer.push(&frame);
+        let handed_on = self.strike_request(&frame, &passed, preceding).await?;
+        let Target { proxy, id: session, .. } = self.target;
+        if let Some(sql) = executed {
+            proxy.log.record(Event::Statement { session, sql });
+        }
+        self.meter.passed_on(&*proxy.clock);
+        if let Some(database) = &mut self.database {
+            if !handed_on {
+                database.wire.writer.push(&passed);
+            }
+            if let Some(reason) = pin.filter(|_| self.pin.is_none()) {
+                self.pin = Some(reason);
+                database.pinned = Some(Present::new(&proxy.meters.pinned));
+                proxy.log.record(Event::Pinned { session, reason });
+            }
         }
         match frame.tag {
-            // The server takes no notice of it.
-            b'S' if self.copying > 0 => {}
-            b'Q' | b'S' | b'F' => self.pending.push_back(frame.tag),
+            b'S' if ignored => {}
+            b'Q' | b'S' | b'F' => {
+                self.unsynced = false;
+                self.pending.push_back(frame.tag);
+            }
             b'c' | b'f' => self.copying -= 1,
+            b'P' | b'B' | b'D' | b'E' | b'C' | b'H' => self.unsynced = true,
             _ => {}
         }
         Ok(())
-    }
-
-    /// A request ended without the database: no transaction is open.
-    fn answered_here(&mut self) {
-        self.client.writer.push(&ready_for_query(b'I'));
-        self.answered();
-    }
-
-    fn answered(&mut self) {
-        self.waited_for = false;
-        self.last_traffic = self.target.proxy.clock.monotonic();
-        self.meter.answered(self.last_traffic);
-        self.target.proxy.log.record(Event::Answered(self.target.id));
-    }
-
-    async fn backend_sent(&mut self, frame: Frame) -> Result<(), Ended> {
-        if frame.tag == b'E' && self.is_idle() {
-            // Its last words, and none of the client's business.
-            self.let_go();
-            return Ok(());
-        }
-        if self.is_aimed_at_reply() {
-            return self.withhold(frame).await;
-        }
-        self.client.writer.push(&frame);
-        self.take_note(&frame);
-        Ok(())
-    }
-
-    /// Of an answer on its way to the client.
-    fn take_note(&mut self, frame: &Frame) {
-        if frame.tag == b'Z' {
-            self.status = frame.body.first().copied().unwrap_or(b'I');
-            self.meter.in_transaction(self.status != b'I');
-            self.pending.pop_front();
-            self.aim_at_next();
-            if self.pending.is_empty() {
-                self.answered();
-            }
-        }
-        match frame.tag {
-            b'G' => {
-                self.copying += 1;
-                // The server takes no notice of the Sync behind a statement that copies from the client: another follows
-                // the data.
-                self.pending.pop_front_if(|tag| *tag == b'S');
-            }
-            b'E' | b'Z' => self.copying = 0,
-            _ => {}
-        }
-    }
-
-    async fn backend_lost(&mut self) -> Result<(), Ended> {
-        if self.is_idle() {
-            self.let_go();
-            return Ok(());
-        }
-        // What it still said reaches the client first, if the client reads.
-        self.held.drain(..).for_each(|frame| self.client.writer.push(&frame));
-        loop {
-            let command = tokio::select! {
-                biased;
-                command = self.commands.recv() => command,
-                _ = self.client.writer.send() => return Err(Ended::quietly(Closed::BackendLost)),
-            };
-            self.obey(command)?;
-        }
-    }
-
-    fn let_go(&mut self) {
-        self.backend = None;
-        self.target.proxy.log.record(Event::BackendLost(self.target.id));
     }
 }

@@ -32,6 +32,19 @@ pub(super) enum Command {
     Offer(Backend),
 }
 
+impl Command {
+    /// What there is to do for a session that waits or has something under way, unless it ends.
+    pub(super) fn interrupt(command: Option<Command>) -> Result<Option<Command>, Ended> {
+        match command {
+            None => Err(Ended::quietly(Closed::Shutdown)),
+            Some(Command::Cut(how)) => Err(Ended(Closed::Cut, how)),
+            Some(Command::FailOver(how)) => Err(Ended(Closed::Failover, how)),
+            Some(Command::CutIfIdle) => Ok(None),
+            command => Ok(command),
+        }
+    }
+}
+
 /// How a connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cut {

@@ -1,50 +1,85 @@
-//! What a text of statements does to transactions, as far as its first words tell.
+//! What a text of statements does to transactions, as far as its first words tell; and the words it is made of.
 
 use super::fault::Message;
 
 /// As faults know it: a text that commits anywhere is a commit, one that begins with the beginning of a transaction is that.
 pub(super) fn message(text: &str) -> Message {
-    let mut statements = statements(text).into_iter().map(first_words);
-    let first = statements.next().unwrap_or_default();
-    let commits = |[first, _]: &[&str; 2]| is(first, "COMMIT") || is(first, "END");
-    if commits(&first) || statements.any(|words| commits(&words)) {
+    let mut statements = vec![Vec::new()];
+    for token in Tokens::of(text) {
+        match (token, statements.last_mut()) {
+            (Token::Other(';'), _) => statements.push(Vec::new()),
+            (Token::Word(word), Some(statement)) if statement.len() < 2 => statement.push(word),
+            _ => {}
+        }
+    }
+    let begins = |statement: &[&str], words: &[&str]| {
+        statement.len() >= words.len()
+            && statement.iter().zip(words).all(|(one, other)| one.eq_ignore_ascii_case(other))
+    };
+    if statements.iter().any(|words| begins(words, &["COMMIT"]) || begins(words, &["END"])) {
         Message::Commit
-    } else if is(first[0], "BEGIN") || (is(first[0], "START") && is(first[1], "TRANSACTION")) {
+    } else if begins(&statements[0], &["BEGIN"]) || begins(&statements[0], &["START", "TRANSACTION"]) {
         Message::Begin
     } else {
         Message::Execute
     }
 }
 
-fn is(word: &str, other: &str) -> bool {
-    word.eq_ignore_ascii_case(other)
+/// A part of a text that is neither space nor comment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Token<'t> {
+    /// A name, a key word or a number.
+    Word(&'t str),
+    /// A symbol; the mark that opens it for quoted text.
+    Other(char),
 }
 
-fn first_words(statement: &str) -> [&str; 2] {
-    let mut words = statement.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty());
-    [words.next().unwrap_or_default(), words.next().unwrap_or_default()]
-}
+/// The parts of a text.
+pub(super) struct Tokens<'t>(&'t str);
 
-/// The statements between the semicolons that stand outside quotes and comments, without comments at their beginning.
-fn statements(text: &str) -> Vec<&str> {
-    let mut statements = Vec::new();
-    let (mut start, mut at, mut blank) = (0, 0, true);
-    while let Some(next) = text[at..].chars().next() {
-        let rest = &text[at..];
-        let length = quoted(rest).max(next.len_utf8());
-        let is_comment = rest.starts_with("--") || rest.starts_with("/*");
-        if next == ';' {
-            statements.push(&text[start..at]);
-            (start, blank) = (at + length, true);
-        } else if blank && (is_comment || next.is_whitespace()) {
-            start = at + length;
-        } else {
-            blank = false;
-        }
-        at += length;
+impl<'t> Tokens<'t> {
+    pub(super) fn of(text: &'t str) -> Self {
+        Tokens(text)
     }
-    statements.push(&text[start..]);
-    statements
+}
+
+impl<'t> Iterator for Tokens<'t> {
+    type Item = Token<'t>;
+
+    fn next(&mut self) -> Option<Token<'t>> {
+        loop {
+            let rest = self.0;
+            let next = rest.chars().next()?;
+            let word = rest.find(|c: char| !is_in_word(c)).unwrap_or(rest.len());
+            let is_comment = rest.starts_with("--") || rest.starts_with("/*");
+            let (length, token) = match next {
+                // A quote with escapes belongs to the letter before it.
+                'e' | 'E' if word == 1 && rest[1..].starts_with('\'') => (1 + escaped(&rest[1..]), Token::Other('\'')),
+                // A dollar is no part of a name that it begins.
+                _ if word > 0 && next != '$' => (word, Token::Word(&rest[..word])),
+                _ => (quoted(rest).max(next.len_utf8()), Token::Other(next)),
+            };
+            self.0 = &rest[length..];
+            if !is_comment && !next.is_whitespace() {
+                return Some(token);
+            }
+        }
+    }
+}
+
+fn is_in_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_' || c == '$'
+}
+
+/// How long the text is that begins with a quote and in which a backslash quotes what follows.
+fn escaped(rest: &str) -> usize {
+    let mut quotes = false;
+    let end = rest[1..].find(|c: char| {
+        let is_end = c == '\'' && !quotes;
+        quotes = c == '\\' && !quotes;
+        is_end
+    });
+    end.map_or(rest.len(), |end| end + 2)
 }
 
 /// How long the quoted text or comment is that begins here; 0 if none does.
@@ -54,13 +89,13 @@ fn quoted(rest: &str) -> usize {
         return until(2, "\n");
     }
     if rest.starts_with("/*") {
-        return until(2, "*/");
+        return comment(rest);
     }
     match rest.as_bytes().first() {
         Some(b'\'') => until(1, "'"),
         Some(b'"') => until(1, "\""),
         Some(b'$') => {
-            let end = rest[1..].find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            let end = rest[1..].find(|c: char| !c.is_alphanumeric() && c != '_');
             let tag = end.and_then(|end| rest.get(..end + 2));
             match tag.filter(|tag| tag.ends_with('$') && !tag[1..].starts_with(|c: char| c.is_ascii_digit())) {
                 Some(tag) => until(tag.len(), tag),
@@ -69,6 +104,27 @@ fn quoted(rest: &str) -> usize {
         }
         _ => 0,
     }
+}
+
+/// How long the comment is that begins here, with those in it.
+fn comment(rest: &str) -> usize {
+    let (mut depth, mut at) = (1_usize, 2);
+    while let Some(close) = rest[at..].find("*/") {
+        match rest[at..at + close].find("/*") {
+            Some(open) => {
+                depth += 1;
+                at += open + 2;
+            }
+            None => {
+                depth -= 1;
+                at += close + 2;
+            }
+        }
+        if depth == 0 {
+            return at;
+        }
+    }
+    rest.len()
 }
 
 #[cfg(test)]

@@ -82,8 +82,12 @@ pub(super) struct Writer {
 impl Wire {
     /// The stream alone, to be wrapped in TLS; `None` when bytes are buffered that would be lost.
     pub(super) fn into_stream(self) -> Option<Box<dyn Duplex>> {
-        let nothing_buffered = self.reader.buffer.is_empty() && self.writer.buffer.is_empty();
-        nothing_buffered.then(|| self.reader.stream.unsplit(self.writer.stream))
+        self.is_empty().then(|| self.reader.stream.unsplit(self.writer.stream))
+    }
+
+    /// Whether nothing is buffered in either direction.
+    pub(super) fn is_empty(&self) -> bool {
+        self.reader.buffer.is_empty() && self.writer.buffer.is_empty()
     }
 
     /// Completes when the peer has gone; what it sends until then is kept. Cancel safe.

@@ -22,6 +22,8 @@ mod logins;
 mod metrics;
 mod modes;
 mod network;
+mod pins;
+mod sharing;
 mod strangers;
 
 const USER: &str = "by_password";

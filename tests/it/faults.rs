@@ -175,6 +175,8 @@ impl Stage {
     /// The rows there are, once all work on the database has ended.
     async fn rows(&self) -> Vec<i32> {
         soon(self.proxy.cut_all()).await;
+        // The database sessions that clients share end too.
+        self.proxy.clear_backend();
         let mut observer = PgConnection::connect(&self.database.superuser_url).await.expect("the server is there");
         let busy =
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";

@@ -7,7 +7,6 @@
 //! |---|---|---|
 //! | texts and codes of refusals | those of [`REFUSALS`] | its own |
 //! | a server session that ends in a transaction | the server's own last words | 08P01 of its own |
-//! | database sessions | one for each client | shared, a transaction at a time |
 //! | while the server is down | requests queue until the borrow timeout | they queue, and fail once a login at the server has failed |
 //! | a cancel request | is not supported and ignored | is passed on |
 //! | IAM tokens | verified | too long for it |

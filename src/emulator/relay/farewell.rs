@@ -7,6 +7,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::super::backend::Backend;
 use super::super::fault::Kind;
+use super::super::pool::Database;
 use super::super::postgres::Refusal;
 use super::super::session::{Command, Cut, Ended};
 use super::super::wire::Wire;
@@ -21,12 +22,12 @@ impl Session<'_> {
         if ended.1 != Cut::Terminate || !self.target.proxy.is_answering() {
             return ended;
         }
-        let Session { mut client, backend, assigned, cancel_key, pending, commands, held, .. } = self;
+        let Session { mut client, database, pending, commands, held, .. } = self;
         // Kept back for a fault that does not come to strike.
         held.iter().for_each(|frame| client.writer.push(frame));
         let saying = async {
-            if let (Some(mut wire), Some(backend)) = (backend, assigned) {
-                stop(&mut wire, &backend, &cancel_key, pending.len(), &mut client).await;
+            if let Some(mut database) = database {
+                stop(&mut database, pending.len(), &mut client).await;
             }
             client.writer.push(&Refusal::shutdown(Kind::AdminShutdown).frame("FATAL"));
             // If the client has gone it will not read this.
@@ -41,8 +42,8 @@ impl Session<'_> {
 }
 
 /// Stops what runs and passes on what the server still says, up to the error that stopping it made.
-async fn stop(wire: &mut Wire, backend: &Backend, key: &[u8], mut pending: usize, client: &mut Wire) {
-    let Wire { reader, writer, .. } = wire;
+async fn stop(database: &mut Database, mut pending: usize, client: &mut Wire) {
+    let Database { wire: Wire { reader, writer, .. }, key, cancel_key, .. } = database;
     while pending > 0 {
         tokio::select! {
             biased;
@@ -57,7 +58,7 @@ async fn stop(wire: &mut Wire, backend: &Backend, key: &[u8], mut pending: usize
                 return;
             },
             // Again and again: one that comes before the statement has begun stops nothing.
-            stopped = stop_soon(backend, key) => if stopped.is_err() {
+            stopped = stop_soon(&key.backend, cancel_key) => if stopped.is_err() {
                 return;
             },
         }

@@ -3,7 +3,6 @@
 use bytes::BytesMut;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::super::backend::Backend;
 use super::super::event::Closed;
 use super::super::fault::{ClientMessage, Delivered, Point};
 use super::super::in_force::Armed;
@@ -11,6 +10,7 @@ use super::super::session::{Command, Cut, Ended};
 use super::super::strike::{Blow, Withheld};
 use super::super::wire::Frame;
 use super::Session;
+use super::borrow::Assigned;
 
 impl Armed {
     fn is_for_reply(&self) -> bool {
@@ -38,9 +38,14 @@ pub(super) struct Aimed {
 }
 
 impl Session<'_> {
-    /// Lets a message meet the fault it has coming; `before` is the message received before. Whether it has been handed on
-    /// to the database by that.
-    pub(super) async fn strike_request(&mut self, frame: &Frame, before: ClientMessage) -> Result<bool, Ended> {
+    /// Lets a message meet the fault it has coming; `before` is the message received before, and `passed` is what the
+    /// database is to get of it. Whether the database has got it by that.
+    pub(super) async fn strike_request(
+        &mut self,
+        frame: &Frame,
+        passed: &Frame,
+        before: ClientMessage,
+    ) -> Result<bool, Ended> {
         let ahead = self.pending.len();
         let of_this_request = |aimed: &&Aimed| aimed.ahead == ahead;
         if self.armed.back().filter(of_this_request).is_none()
@@ -55,15 +60,15 @@ impl Session<'_> {
         };
         self.armed.pop_back();
         let mut bytes = BytesMut::new();
-        frame.encode(&mut bytes);
+        passed.encode(&mut bytes);
         let (delivered, half) = match fault.point {
             Point::BeforeRequest => (Delivered::Nothing, 0),
             Point::BeforeSync if frame.tag == b'S' => (Delivered::AllButSync, 0),
             _ => (Delivered::Half, bytes.len() / 2),
         };
         let blow = Blow { received: Some(before), delivered, before: half };
-        let Some(backend) = &mut self.backend else { return Ok(false) };
-        let withheld = Withheld::Request(backend, bytes.freeze());
+        let Some(database) = &mut self.database else { return Ok(false) };
+        let withheld = Withheld::Request(&mut database.wire, bytes.freeze());
         let striking = self.target.strike(fault, blow, &mut self.client, withheld);
         while_under_way(striking, self.commands, &mut self.assigned).await?;
         Ok(true)
@@ -117,21 +122,17 @@ impl Session<'_> {
 async fn while_under_way(
     striking: impl Future<Output = Result<(), Ended>>,
     commands: &mut UnboundedReceiver<Command>,
-    assigned: &mut Option<Backend>,
+    assigned: &mut Assigned,
 ) -> Result<(), Ended> {
     tokio::pin!(striking);
     loop {
         tokio::select! {
             biased;
             command = commands.recv() => match command {
-                None => return Err(Ended::quietly(Closed::Shutdown)),
-                Some(Command::Cut(how)) => return Err(Ended(Closed::Cut, how)),
                 // Whoever is being kept waiting by a fault hears no last words either.
-                Some(Command::FailOver(Cut::Reset)) => return Err(Ended(Closed::Failover, Cut::Reset)),
-                Some(Command::FailOver(_)) => return Err(Ended::quietly(Closed::Failover)),
+                Some(Command::FailOver(Cut::Terminate)) => return Err(Ended::quietly(Closed::Failover)),
                 Some(Command::Move(_)) => return Err(Ended::quietly(Closed::BackendLost)),
-                Some(Command::Offer(backend)) => drop(assigned.get_or_insert(backend)),
-                Some(Command::CutIfIdle) => {}
+                command => assigned.obey(command)?,
             },
             struck = &mut striking => return struck,
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rds_proxy_pool::clock::AdjustableClock;
 use rds_proxy_pool::emulator::{Builder, Closed, Event, Limit};
 use sqlx::postgres::PgSslMode;
-use sqlx::{ConnectOptions, Connection};
+use sqlx::{ConnectOptions, Connection, Executor};
 use tokio::task::JoinHandle;
 
 use super::{Client, IAM_USER, MINUTE, Stage, ended, soon};
@@ -128,13 +128,12 @@ async fn a_borrow_timeout_that_changes_does_so_for_requests_that_queue() {
 async fn with_a_borrow_timeout_of_zero_a_request_without_a_database_session_is_refused_at_once() {
     let Some(stage) = Stage::start().await else { return };
     let (mut has_one, mut has_none) = (stage.client().await, stage.client().await);
-    let pid = has_none.pid().await;
-    stage.terminate(pid).await;
-    let session = has_none.session;
-    soon(has_none.events.wait_for(|event: &Event| *event == Event::BackendLost(session))).await;
+    has_one.run("BEGIN").await.unwrap();
     stage.proxy.set_connection_borrow_timeout(Duration::ZERO);
     assert_eq!(told(has_none.double(1).await).0, "08000");
     assert_eq!(has_one.double(1).await.unwrap(), 2);
+    has_one.run("COMMIT").await.unwrap();
+    assert_eq!(has_none.double(1).await.unwrap(), 2, "one that nobody has is no new one");
 }
 
 #[tokio::test]
@@ -203,9 +202,11 @@ async fn a_new_database_session_takes_the_init_delay_longer_and_an_open_one_does
     clock.advance(SECOND);
     let mut connection = soon(delayed).await.unwrap().expect("the delay is over");
 
-    let shortened = log_in();
+    let mut second = soon(log_in()).await.unwrap().expect("it needs no database session yet");
+    soon(connection.execute("BEGIN")).await.expect("it has the open one");
+    let shortened = tokio::spawn(async move { second.ping().await });
     soon(events.wait_for(|event: &Event| matches!(event, Event::Queued(_)))).await;
-    soon(connection.ping()).await.expect("it has its session");
+    soon(connection.ping()).await.expect("it still has it");
     assert!(!shortened.is_finished());
     stage.proxy.set_init_delay(Duration::ZERO);
     soon(shortened).await.unwrap().expect("no delay is left");

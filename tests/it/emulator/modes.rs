@@ -55,11 +55,9 @@ impl Scene {
         let waits = "SELECT count(*) = 1 FROM pg_locks JOIN pg_database d ON d.oid = database \
                      WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()";
         until(&mut observer, waits).await;
-        let pid = queued.pid().await;
+        // The two before have the database sessions there are.
         stage.proxy.set_init_delay(DELAY);
-        stage.terminate(pid).await;
         let session = queued.session;
-        soon(queued.events.wait_for(|event| *event == Event::BackendLost(session))).await;
         let mut events = stage.proxy.events();
         let queued = tokio::spawn(async move { queued.run("INSERT INTO written VALUES ('queued')").await });
         soon(events.wait_for(|event| *event == Event::Queued(session))).await;
