@@ -72,7 +72,7 @@ impl<'p, DB: Engine> Attempts<'p, DB> {
         };
         self.made += 1;
         let now = self.now.take();
-        let fence = || if self.repeat(sql) == Repeat::Harmless { Fence::Request } else { Fence::Probe };
+        let fence = || if self.repeat(sql) == Repeat::Harmless { Fence::Request } else { Fence::LookAndProbe };
         match self.pool.checkout(&budget, now, &fence).await {
             Ok(connection) => Ok(connection),
             Err(error) => Err(self.lost.take().map_or_else(|| error.into(), |lost| self.said(*lost))),

@@ -28,10 +28,14 @@ pub(crate) enum Fence {
     Request,
     /// A round trip of its own, if the connection was idle long enough to have been lost.
     Probe,
+    /// The same, and even one used a moment ago is looked at: what is sent on one that the peer has closed by then is lost,
+    /// and afterwards nobody can tell that it was.
+    LookAndProbe,
 }
 
 impl<DB: Engine> Pool<DB> {
-    /// A connection fit for use, within the budget. Without a gap since its last use this makes no system call.
+    /// A connection fit for use, within the budget. Without a gap since its last use this makes no system call, but for
+    /// the look before a write.
     ///
     /// `now` spares the clocks: they were read for the budget, and nothing was awaited since. What a warm call has no
     /// use for is boxed: its future is moved, and connecting alone is tens of kilobytes.
@@ -53,6 +57,9 @@ impl<DB: Engine> Pool<DB> {
             self.shared.take_idle(runtime, now.take().unwrap_or_else(|| self.clock().now()))
         {
             match idle {
+                Idle::Warm if fence() == Fence::LookAndProbe && live.was_closed() => {
+                    self.shared.discarded("closed by the peer");
+                }
                 Idle::Warm => return Ok(self.guard(live, slot)),
                 Idle::Suspect if fence() == Fence::Request => return Ok(self.guard(live, slot)),
                 Idle::Suspect | Idle::Doubtful => {

@@ -206,6 +206,11 @@ impl<DB: Engine> Live<DB> {
         }
     }
 
+    /// Whether the peer has ended it, as far as this side can see without asking.
+    pub(crate) fn was_closed(&self) -> bool {
+        matches!(self.socket.map(DriverSocket::look), Some(Look::Closed | Look::Gone))
+    }
+
     /// Asks the server. `None` when it does not answer as a session fit for use would.
     pub(crate) async fn probe(&mut self, clock: &dyn Clock, bounds: Bounds) -> Option<Probe> {
         self.condition.unproven = true;

@@ -45,6 +45,21 @@ async fn a_statement_whose_answer_was_lost_is_not_repeated() {
 }
 
 #[tokio::test]
+async fn a_write_is_not_sent_on_a_connection_that_was_closed_a_moment_ago() {
+    let Some(world) = World::start().await else { return };
+    let pool = world.pool();
+    sqlx::raw_sql("CREATE TABLE written (n int)").execute(&pool).await.unwrap();
+    let write = || sqlx::query("INSERT INTO written VALUES (1)").execute(&pool);
+    for _ in 0..20 {
+        write().await.unwrap();
+        world.cut_all().await;
+        write().await.unwrap();
+        world.reset_all().await;
+    }
+    assert_eq!(written(&pool).await, 40);
+}
+
+#[tokio::test]
 async fn an_idempotent_statement_whose_answer_was_lost_is_sent_again() {
     let Some(world) = World::start().await else { return };
     let pool = world.pool();
