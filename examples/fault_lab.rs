@@ -1,0 +1,158 @@
+//! Does the pool keep its promises when everything else breaks? A real primary and a synchronous standby, the emulator
+//! before them, and workers that read and write through the pool's public API while faults of all kinds happen, at random
+//! from a seed. In the end the database is compared with what the callers were told.
+//!
+//! Run it with `cargo run --release --example fault_lab -- --faults 2000 --seed 1`; `--json` prints the findings as one
+//! line of JSON, `--workers N` changes how many work, `--minutes N` how long it may take. It needs PostgreSQL's server
+//! binaries (Debian: `apt-get install postgresql`).
+//!
+//! The same faults are then brought about for three others, so that one sees the checker convict: sqlx's own pool with
+//! every error taken for a failure, one that repeats everything that failed, and this crate's pool with `idempotent()`
+//! said of a statement that is not.
+
+#[path = "fault_lab/check.rs"]
+mod check;
+#[path = "fault_lab/client.rs"]
+mod client;
+#[path = "fault_lab/director.rs"]
+mod director;
+#[path = "fault_lab/plan.rs"]
+mod plan;
+#[path = "fault_lab/report.rs"]
+mod report;
+#[path = "fault_lab/stage.rs"]
+mod stage;
+#[path = "../tests/support/mod.rs"]
+mod support;
+#[path = "fault_lab/watch.rs"]
+mod watch;
+#[path = "fault_lab/worker.rs"]
+mod worker;
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+
+use check::Findings;
+use client::Client;
+use plan::Plan;
+use report::{Report, Verdict};
+use stage::{Run, Stage, lock};
+use worker::Mix;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// A control meets so many faults at most: enough to be convicted.
+const FAULTS_OF_A_CONTROL: u64 = 150;
+
+#[derive(Clone, Copy, Debug)]
+struct Options {
+    faults: u64,
+    seed: u64,
+    workers: usize,
+    minutes: u64,
+    json: bool,
+}
+
+impl Options {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Outcome<Options> {
+        let mut options = Options { faults: 500, seed: 1, workers: 8, minutes: 15, json: false };
+        while let Some(argument) = arguments.next() {
+            if argument == "--json" {
+                options.json = true;
+                continue;
+            }
+            let value = arguments.next().ok_or_else(|| format!("{argument} needs a number"))?;
+            match argument.as_str() {
+                "--faults" => options.faults = value.parse()?,
+                "--seed" => options.seed = value.parse()?,
+                "--workers" => options.workers = value.parse()?,
+                "--minutes" => options.minutes = value.parse()?,
+                _ => {
+                    return Err(format!("{argument}: not one of --faults, --seed, --workers, --minutes, --json").into());
+                }
+            }
+        }
+        if !(1..=256).contains(&options.workers) || options.faults == 0 {
+            return Err("1 to 256 workers and one fault at least".into());
+        }
+        Ok(options)
+    }
+}
+
+fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("fault_lab: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime can be started");
+    match runtime.block_on(experiment(options)) {
+        Ok(report) => {
+            if options.json {
+                println!("{}", report.to_json());
+            } else {
+                report.print_table();
+            }
+            report.ours.findings.culprits.iter().for_each(|culprit| eprintln!("fault_lab: {culprit}"));
+            let complaints = report.complaints();
+            complaints.iter().for_each(|complaint| eprintln!("fault_lab: {complaint}"));
+            if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("fault_lab: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn experiment(options: Options) -> Outcome<Report> {
+    let Options { faults, seed, workers, .. } = options;
+    let until = Instant::now() + Duration::from_secs(60 * options.minutes);
+    let stage = Stage::start().await?;
+    let ours = stage.our_clients(workers)?;
+    let verdict = run(&stage, options, &Plan::new(seed, faults), ours, Mix::Everything, until).await?;
+
+    let plan = Plan::new(seed, faults.min(FAULTS_OF_A_CONTROL));
+    let plain = stage.sqlx_clients(workers, Client::Plain);
+    let plain = run(&stage, options, &plan, plain, Mix::Everything, until).await?;
+    let stubborn = stage.sqlx_clients(workers, Client::Stubborn);
+    let stubborn = run(&stage, options, &plan, stubborn, Mix::Everything, until).await?;
+    let blind = stage.our_clients(workers)?;
+    let blind = run(&stage, options, &plan, blind, Mix::Overwrites, until).await?;
+    let controls = [("sqlx_pool", plain), ("retry_everything", stubborn), ("blind_overwrite", blind)];
+    Ok(Report { seed, ours: verdict, controls })
+}
+
+async fn run(
+    stage: &Stage,
+    options: Options,
+    plan: &Plan,
+    clients: Vec<Client>,
+    mix: Mix,
+    until: Instant,
+) -> Outcome<Verdict> {
+    let started = Instant::now();
+    stage.empty_tables().await?;
+    let run = Run::new(stage, options.workers, plan);
+    let workers = (0..options.workers).map(|worker| {
+        let client = &clients[worker * clients.len() / options.workers];
+        run.work(worker, client, mix, options.seed)
+    });
+    let (records, lags, ()) = tokio::join!(join_all(workers), run.look_at_the_clock(), run.direct(plan, until));
+    let took = started.elapsed();
+    join_all(clients.iter().map(Client::close)).await;
+    stage.settle().await;
+    let mut by_fault = run.watch.strikes();
+    for fault in plan.global.iter().take(run.global_done.load(std::sync::atomic::Ordering::Relaxed) as usize) {
+        *by_fault.entry(fault.name()).or_default() += 1;
+    }
+    let records: Vec<_> = records.into_iter().flatten().collect();
+    let windows = std::mem::take(&mut *lock(&run.windows));
+    let findings = Findings::of(stage, &records, &windows, &lags).await?;
+    Ok(Verdict { faults: run.faults(), planned: plan.faults(), by_fault, findings, took })
+}

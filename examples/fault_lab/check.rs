@@ -1,0 +1,234 @@
+//! Compares what callers were told with what the database holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use rds_proxy_pool::emulator::{ClientMessage, Delivered, Kind};
+use sqlx::{Connection, PgConnection};
+
+use crate::Outcome;
+use crate::client::{Class, Work};
+use crate::stage::{Stage, Window};
+use crate::worker::Record;
+
+/// What a call may spend, the reserve for its caller's answer apart.
+const BUDGET: Duration = Duration::from_millis(1750);
+/// A call whose budget is used up by outages but for this can hardly succeed.
+const LEFT: Duration = Duration::from_millis(350);
+
+/// What the comparison found.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub(crate) operations: usize,
+    pub(crate) acknowledged: usize,
+    /// Acknowledged, and not there.
+    pub(crate) lost: usize,
+    /// Applied more than once.
+    pub(crate) doubled: usize,
+    /// Said to have left nothing, and there.
+    pub(crate) falsely_failed: usize,
+    /// Acknowledged, and overwritten by an older one that was applied again.
+    pub(crate) lost_updates: usize,
+    /// Reads that did not see what was acknowledged before.
+    pub(crate) stale_reads: usize,
+    pub(crate) unknown: usize,
+    pub(crate) unknown_explained: usize,
+    /// How much of the request had arrived, for each explained one.
+    pub(crate) unknown_where: BTreeMap<&'static str, usize>,
+    pub(crate) errors_of_reads: usize,
+    pub(crate) errors_of_idempotent_writes: usize,
+    /// Reads and idempotent writes that outages left no time for.
+    pub(crate) errors_beyond_the_deadline: usize,
+    pub(crate) errors: BTreeMap<String, usize>,
+    /// The calls behind what is wrong, in words.
+    pub(crate) culprits: Vec<String>,
+    /// From the moment that everybody could be served again to the first success.
+    pub(crate) recovery: Vec<Duration>,
+    /// The same for each call that waited at that moment.
+    pub(crate) waiting: Vec<Duration>,
+    pub(crate) late: Duration,
+}
+
+/// What the database holds.
+struct Database {
+    /// How often each operation was applied.
+    applied: BTreeMap<i64, i64>,
+    versions: BTreeMap<i64, i64>,
+    /// Register and operation, in the order they were applied.
+    overwrites: Vec<(i64, i64)>,
+    counters_agree: bool,
+}
+
+impl Database {
+    async fn read(stage: &Stage) -> Outcome<Database> {
+        let mut owner = stage.owner().await?;
+        let applied = "SELECT op, count(*) FROM (SELECT op FROM entry UNION ALL SELECT op FROM increment) AS all_of_them \
+                       GROUP BY op";
+        let agree = "SELECT (SELECT COALESCE(sum(n), 0)::bigint FROM counter) = (SELECT count(*) FROM increment)";
+        let database = Database {
+            applied: pairs(&mut owner, applied).await?.into_iter().collect(),
+            versions: pairs(&mut owner, "SELECT id, version FROM item").await?.into_iter().collect(),
+            overwrites: pairs(&mut owner, "SELECT register, op FROM overwrite ORDER BY at").await?,
+            counters_agree: sqlx::query_scalar(agree).fetch_one(&mut owner).await?,
+        };
+        owner.close().await?;
+        Ok(database)
+    }
+}
+
+async fn pairs(owner: &mut PgConnection, sql: &'static str) -> Result<Vec<(i64, i64)>, sqlx::Error> {
+    sqlx::query_as(sql).fetch_all(owner).await
+}
+
+impl Findings {
+    pub(crate) async fn of(
+        stage: &Stage,
+        records: &[Record],
+        windows: &[Window],
+        lags: &[(Instant, Duration)],
+    ) -> Outcome<Findings> {
+        let database = Database::read(stage).await?;
+        if !database.counters_agree {
+            return Err("the counters do not agree with their log: the lab itself is wrong".into());
+        }
+        let mut findings = Findings { operations: records.len(), ..Findings::default() };
+        let mut newest = BTreeMap::new();
+        for record in records {
+            findings.count(record, windows);
+            findings.compare(record, &database, &mut newest);
+            findings.late = findings.late.max(record.late(lags));
+        }
+        for (item, version) in newest {
+            findings.lost += usize::from(database.versions.get(&item).is_none_or(|there| *there < version));
+        }
+        findings.look_for_lost_updates(records, &database.overwrites);
+        findings.measure_recovery(records, windows);
+        Ok(findings)
+    }
+
+    fn count(&mut self, record: &Record, windows: &[Window]) {
+        self.acknowledged += usize::from(record.class == Class::Acknowledged);
+        self.stale_reads += usize::from(record.stale);
+        let Some(code) = &record.code else { return };
+        *self.errors.entry(code.clone()).or_default() += 1;
+        let repeatable = record.work.is_read() || record.work.is_idempotent();
+        if repeatable && record.had_no_chance(windows) {
+            self.errors_beyond_the_deadline += 1;
+        } else {
+            if repeatable {
+                self.culprits.push(record.told(windows, "failed"));
+            }
+            self.errors_of_reads += usize::from(record.work.is_read());
+            self.errors_of_idempotent_writes += usize::from(record.work.is_idempotent());
+        }
+        if record.class == Class::Unknown && !record.work.is_read() {
+            self.unknown += 1;
+            if let Some(explanation) = record.explanation(windows) {
+                self.unknown_explained += 1;
+                *self.unknown_where.entry(explanation).or_default() += 1;
+            } else {
+                self.culprits.push(record.told(windows, "has an unknown outcome"));
+            }
+        }
+    }
+
+    /// Holds one call against the database. What overwrites is judged together: the `newest` acknowledged is to be there.
+    fn compare(&mut self, record: &Record, database: &Database, newest: &mut BTreeMap<i64, i64>) {
+        match record.work {
+            Work::Read { .. } | Work::Overwrite { .. } => {}
+            Work::Insert { op } | Work::Increment { op, .. } => {
+                let applied = database.applied.get(&op).copied().unwrap_or(0);
+                self.lost += usize::from(record.class == Class::Acknowledged && applied == 0);
+                self.falsely_failed += usize::from(record.class == Class::NotApplied && applied > 0);
+                self.doubled += usize::from(applied > 1);
+            }
+            Work::Upsert { item, version } => {
+                let there = database.versions.get(&item) == Some(&version);
+                self.falsely_failed += usize::from(record.class == Class::NotApplied && there);
+                if record.class == Class::Acknowledged {
+                    let newest = newest.entry(item).or_insert(version);
+                    *newest = version.max(*newest);
+                }
+            }
+        }
+    }
+
+    fn look_for_lost_updates(&mut self, records: &[Record], overwrites: &[(i64, i64)]) {
+        let acknowledged: BTreeSet<i64> = records
+            .iter()
+            .filter_map(|record| match record.work {
+                Work::Overwrite { op, .. } if record.class == Class::Acknowledged => Some(op),
+                _ => None,
+            })
+            .collect();
+        let (mut seen, mut present) = (BTreeSet::new(), BTreeMap::new());
+        for (register, op) in overwrites {
+            let before = present.insert(register, op);
+            let again = !seen.insert(op);
+            let overwrites_another = before.is_some_and(|before| before != op && acknowledged.contains(before));
+            self.lost_updates += usize::from(again && overwrites_another);
+        }
+    }
+
+    fn measure_recovery(&mut self, records: &[Record], windows: &[Window]) {
+        for window in windows {
+            let Some(served) = window.served else { continue };
+            let answered = records.iter().filter(|record| {
+                let concerned = !window.writes_only || !record.work.is_read();
+                concerned && record.class == Class::Acknowledged && record.end >= served
+            });
+            self.recovery.extend(answered.clone().map(|record| record.end - served).min());
+            let waited = answered.filter(|record| record.start < served && record.strike.is_none());
+            self.waiting.extend(waited.map(|record| record.end - served));
+        }
+        self.recovery.sort();
+        self.waiting.sort();
+    }
+}
+
+impl Record {
+    /// Why nobody can know what became of the call: it was on its way when something happened to it.
+    fn explanation(&self, windows: &[Window]) -> Option<&'static str> {
+        let under_way = |window: &Window| self.start < window.end && window.begin < self.end;
+        match &self.strike {
+            Some(strike) if strike.delivered == Delivered::Answered => Some("answered"),
+            Some(strike) if strike.delivered != Delivered::Nothing => Some("in_the_middle"),
+            // Of the request, something had been taken before what was struck.
+            Some(strike) if strike.received == Some(ClientMessage::Bind) => Some("in_the_middle"),
+            _ if self.received => Some("received"),
+            Some(_) => Some("arrived_and_not_taken"),
+            None => windows.iter().any(under_way).then_some("under_way_at_a_cut"),
+        }
+    }
+
+    /// What is known of it, to find out more.
+    fn told(&self, windows: &[Window], what: &str) -> String {
+        let last = windows.iter().filter(|window| window.begin < self.end).max_by_key(|window| window.end);
+        let since = last.map(|window| {
+            let before = |at: Instant| self.end.saturating_duration_since(at).as_millis();
+            format!(
+                "; the last fault for all began {} ms and ended {} ms before its end",
+                before(window.begin),
+                before(window.end)
+            )
+        });
+        let Record { work, code, strike, received, .. } = self;
+        let (code, took) = (code.as_deref().unwrap_or("no error"), (self.end - self.start).as_millis());
+        let since = since.unwrap_or_default();
+        format!("{work:?} {what} ({code}) after {took} ms, received: {received}, struck: {strike:?}{since}")
+    }
+
+    /// Whether its connection stayed silent, or all others were out of reach, for as long as the call could wait.
+    fn had_no_chance(&self, windows: &[Window]) -> bool {
+        let silent = |kind| matches!(kind, Kind::StopReading | Kind::NeverAnswer);
+        if self.strike.is_some_and(|strike| silent(strike.kind)) {
+            return true;
+        }
+        let until = self.start + BUDGET;
+        let outage = windows.iter().filter_map(|window| {
+            let served = window.served.filter(|_| !(window.writes_only && self.work.is_read()))?;
+            Some(served.min(until).saturating_duration_since(window.begin.max(self.start)))
+        });
+        outage.sum::<Duration>() + LEFT >= BUDGET
+    }
+}

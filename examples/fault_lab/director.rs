@@ -1,0 +1,143 @@
+//! Brings the faults about that everybody meets.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rds_proxy_pool::emulator::{Existing, Link};
+
+use crate::plan::{Global, Plan};
+use crate::stage::{Run, Window, lock};
+use crate::support::servers::pair::Ending;
+
+/// The borrow timeout of RDS Proxy.
+const USUAL_BORROW_TIMEOUT: Duration = Duration::from_secs(120);
+/// Between two faults: time to recover, and to work.
+const BREATH: Duration = Duration::from_millis(150);
+/// In this time everybody who is cut off by a command without an end of its own has been.
+const AFTERMATH: Duration = Duration::from_millis(150);
+/// Before somebody notices that the primary is gone.
+const UNNOTICED: Duration = Duration::from_millis(50);
+/// The last faults of logins wait for somebody to log in; they do not wait for ever.
+const LAST_LOGINS: u32 = 50;
+
+impl Run<'_> {
+    /// Goes through the plan, or through as much of it as there is time for.
+    pub(crate) async fn direct(&self, plan: &Plan, until: Instant) {
+        for fault in &plan.global {
+            if Instant::now() > until {
+                break;
+            }
+            self.strike(*fault).await;
+            self.global_done.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(BREATH).await;
+        }
+        let mut more = LAST_LOGINS;
+        let logins = || self.logins_injected.load(Ordering::Relaxed).saturating_sub(self.watch.logins_struck());
+        while (self.local_left() > 0 || (logins() > 0 && more > 0)) && Instant::now() < until {
+            if self.local_left() == 0 {
+                more -= 1;
+                self.cut_idle(false).await;
+            }
+            tokio::time::sleep(BREATH).await;
+        }
+        self.done.store(true, Ordering::Relaxed);
+    }
+
+    async fn strike(&self, fault: Global) {
+        let (proxy, pair) = (&self.stage.proxy, &self.stage.pair);
+        let begin = Instant::now();
+        let mut served = None;
+        match fault {
+            Global::Cut { reset: false } => proxy.cut_all().await,
+            Global::Cut { reset: true } => proxy.reset_all().await,
+            Global::CutIdle { reset } => return self.cut_idle(reset).await,
+            Global::Freeze { minutes, reset } => return self.freeze(minutes, reset).await,
+            Global::FailOver { ending, existing, noticed } => {
+                if noticed {
+                    proxy.clear_backend();
+                }
+                let noticing = async {
+                    tokio::time::sleep(UNNOTICED).await;
+                    proxy.clear_backend();
+                };
+                tokio::join!(pair.fail_over(ending), noticing);
+                self.stage.lead_to_the_primary(existing);
+                served = Some(Instant::now());
+                tokio::time::sleep(AFTERMATH).await;
+            }
+            Global::Demoted { existing, back, lasts } => {
+                self.stage.lead_to_the_standby(existing);
+                tokio::time::sleep(lasts).await;
+                self.stage.lead_to_the_primary(back);
+                served = Some(Instant::now());
+                tokio::time::sleep(AFTERMATH).await;
+            }
+            Global::Refuse { lasts } => {
+                proxy.refuse_connections().await;
+                proxy.cut_all().await;
+                tokio::time::sleep(lasts).await;
+                proxy.accept_connections().await;
+                served = Some(Instant::now());
+            }
+            Global::Silence { lasts } => {
+                proxy.stop_answering();
+                tokio::time::sleep(lasts).await;
+                proxy.resume_answering();
+                served = Some(Instant::now());
+            }
+            Global::NoWriter { lasts, borrow_timeout } => {
+                proxy.set_connection_borrow_timeout(borrow_timeout.unwrap_or(USUAL_BORROW_TIMEOUT));
+                proxy.clear_backend();
+                tokio::time::sleep(lasts).await;
+                self.stage.lead_to_the_primary(Existing::Move);
+                served = Some(Instant::now());
+                proxy.set_connection_borrow_timeout(USUAL_BORROW_TIMEOUT);
+                tokio::time::sleep(AFTERMATH).await;
+            }
+            Global::Throttled { by_token, per_second, lasts } => {
+                let limit = |limit| match by_token {
+                    true => proxy.set_iam_rate_limit(limit),
+                    false => proxy.set_connection_rate_limit(limit),
+                };
+                limit(Some(per_second));
+                proxy.cut_all().await;
+                tokio::time::sleep(lasts).await;
+                limit(None);
+                served = Some(Instant::now());
+            }
+            Global::SlowLink { latency, lasts } => {
+                proxy.set_link(Link::new().latency(latency).jitter(latency / 4));
+                proxy.cut_all().await;
+                tokio::time::sleep(lasts).await;
+                proxy.set_link(Link::new());
+                proxy.cut_all().await;
+            }
+        }
+        let writes_only = matches!(fault, Global::Demoted { .. });
+        lock(&self.windows).push(Window { begin, served, end: Instant::now(), writes_only });
+        if let Global::FailOver { ending: Ending::Kill9 | Ending::StopFast, .. } = fault {
+            pair.rebuild().await;
+        }
+    }
+
+    /// What is cut here was idle: there is no excuse for an unknown outcome.
+    async fn cut_idle(&self, reset: bool) {
+        let _nothing_is_under_way = self.stage.gate.write().await;
+        self.cut(reset).await;
+    }
+
+    async fn freeze(&self, minutes: u64, reset: Option<bool>) {
+        let _nothing_is_under_way = self.stage.gate.write().await;
+        self.stage.clock.advance(Duration::from_secs(60 * minutes));
+        if let Some(reset) = reset {
+            self.cut(reset).await;
+        }
+    }
+
+    async fn cut(&self, reset: bool) {
+        match reset {
+            true => self.stage.proxy.reset_all().await,
+            false => self.stage.proxy.cut_all().await,
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! What is printed: one line of JSON, or a table.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::check::Findings;
+
+/// All runs together.
+pub(crate) struct Report {
+    pub(crate) seed: u64,
+    pub(crate) ours: Verdict,
+    pub(crate) controls: [(&'static str, Verdict); 3],
+}
+
+/// One run.
+pub(crate) struct Verdict {
+    pub(crate) faults: u64,
+    pub(crate) planned: u64,
+    pub(crate) by_fault: BTreeMap<&'static str, u64>,
+    pub(crate) findings: Findings,
+    pub(crate) took: Duration,
+}
+
+impl Report {
+    /// What is wrong, in words.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        let Findings { lost, doubled, falsely_failed, stale_reads, unknown, unknown_explained, .. } =
+            self.ours.findings;
+        let wrong = [
+            ("acknowledged writes were lost", lost),
+            ("writes were applied twice", doubled),
+            ("writes were called failed and applied", falsely_failed),
+            ("reads did not see what was acknowledged", stale_reads),
+            ("unknown outcomes without a reason", unknown - unknown_explained),
+        ];
+        let mut complaints: Vec<String> = Vec::new();
+        complaints.extend(wrong.iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}")));
+        if self.ours.faults < self.ours.planned {
+            complaints.push(format!("only {} of {} faults: out of time", self.ours.faults, self.ours.planned));
+        }
+        let acquitted = self.controls.iter().filter(|(name, verdict)| verdict.convicted_of(name) == 0);
+        complaints.extend(acquitted.map(|(name, _)| format!("the checker does not convict {name}")));
+        complaints
+    }
+
+    pub(crate) fn to_json(&self) -> String {
+        let controls: serde_json::Map<String, Value> = self
+            .controls
+            .iter()
+            .map(|(name, verdict)| {
+                let mut control = verdict.findings.counts();
+                control["faults"] = json!(verdict.faults);
+                control["convicted"] = json!(verdict.convicted_of(name) > 0);
+                ((*name).to_owned(), control)
+            })
+            .collect();
+        let findings = &self.ours.findings;
+        let mut all = findings.counts();
+        let more = json!({
+            "seed": self.seed,
+            "faults": self.ours.faults,
+            "seconds": self.ours.took.as_secs(),
+            "unknown_explained": findings.unknown_explained,
+            "unknown_where": findings.unknown_where,
+            "stale_reads": findings.stale_reads,
+            "errors_of_reads": findings.errors_of_reads,
+            "errors_of_idempotent_writes": findings.errors_of_idempotent_writes,
+            "errors_beyond_the_deadline": findings.errors_beyond_the_deadline,
+            "recovery_ms_p50": percentile(&findings.recovery, 50),
+            "recovery_ms_p90": percentile(&findings.recovery, 90),
+            "recovery_ms_max": percentile(&findings.recovery, 100),
+            "waiting_ms_p50": percentile(&findings.waiting, 50),
+            "waiting_ms_p90": percentile(&findings.waiting, 90),
+            "waiting_ms_max": percentile(&findings.waiting, 100),
+            "late_ms_max": millis(findings.late),
+            "by_fault": self.ours.by_fault,
+            "errors": findings.errors,
+            "controls": controls,
+        });
+        if let (Value::Object(all), Value::Object(more)) = (&mut all, more) {
+            all.extend(more);
+        }
+        all.to_string()
+    }
+
+    pub(crate) fn print_table(&self) {
+        let Findings { recovery, waiting, late, .. } = &self.ours.findings;
+        let names = ["this crate", "sqlx::Pool", "retry everything", "blind overwrite"];
+        println!("{:34}{}", "", names.map(|name| format!("{name:>18}")).concat());
+        let runs = || std::iter::once(&self.ours).chain(self.controls.iter().map(|(_, verdict)| verdict));
+        let row = |name: &str, value: &dyn Fn(&Verdict) -> u64| {
+            println!("{name:34}{}", runs().map(|verdict| format!("{:>18}", value(verdict))).collect::<String>());
+        };
+        row("faults", &|verdict| verdict.faults);
+        row("calls", &|verdict| verdict.findings.operations as u64);
+        row("acknowledged", &|verdict| verdict.findings.acknowledged as u64);
+        row("lost", &|verdict| verdict.findings.lost as u64);
+        row("applied twice", &|verdict| verdict.findings.doubled as u64);
+        row("called failed, and applied", &|verdict| verdict.findings.falsely_failed as u64);
+        row("overwritten by an older one", &|verdict| verdict.findings.lost_updates as u64);
+        row("unknown", &|verdict| verdict.findings.unknown as u64);
+        let own = |name: &str, value: String| println!("{name:34}{value:>18}");
+        let Findings { errors_of_reads, errors_of_idempotent_writes, .. } = self.ours.findings;
+        own("unknown, and the emulator says why", self.ours.findings.unknown_explained.to_string());
+        own("errors of reads", errors_of_reads.to_string());
+        own("errors of idempotent writes", errors_of_idempotent_writes.to_string());
+        own("no time left by outages", self.ours.findings.errors_beyond_the_deadline.to_string());
+        let three = |all: &[Duration]| [50, 90, 100].map(|percent| percentile(all, percent).to_string()).join(" / ");
+        own("first success after, ms", three(recovery));
+        own("who waited has an answer after, ms", three(waiting));
+        own("latest after its deadline, ms", millis(*late).to_string());
+        println!("\nfaults of the first run:");
+        for (name, count) in &self.ours.by_fault {
+            println!("  {name:32}{count:>18}");
+        }
+        println!("errors of the first run:");
+        for (code, count) in &self.ours.findings.errors {
+            println!("  {code:32}{count:>18}");
+        }
+    }
+}
+
+impl Verdict {
+    /// How often this control did what it is there to be convicted of.
+    fn convicted_of(&self, control: &str) -> usize {
+        match control {
+            "sqlx_pool" => self.findings.falsely_failed,
+            "retry_everything" => self.findings.doubled,
+            _ => self.findings.lost_updates,
+        }
+    }
+}
+
+impl Findings {
+    fn counts(&self) -> Value {
+        json!({
+            "operations": self.operations,
+            "acknowledged": self.acknowledged,
+            "lost": self.lost,
+            "doubled": self.doubled,
+            "falsely_failed": self.falsely_failed,
+            "lost_updates": self.lost_updates,
+            "unknown": self.unknown,
+        })
+    }
+}
+
+fn percentile(sorted: &[Duration], percent: usize) -> f64 {
+    let at = sorted.len().saturating_sub(1) * percent / 100;
+    sorted.get(at).copied().map(millis).unwrap_or_default()
+}
+
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e4).round() / 10.0
+}

@@ -1,0 +1,91 @@
+//! What the emulator saw of each worker's calls, so that an unknown outcome can be held against it.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rds_proxy_pool::emulator::{Event, Events, Kind, Message, RdsProxyEmulator};
+
+const TAG: &str = "/* worker ";
+
+/// A comment that says whose statement it is.
+pub(crate) fn tag(worker: usize) -> String {
+    format!("{TAG}{worker} */")
+}
+
+fn worker_of(sql: &str) -> Option<usize> {
+    sql.rsplit_once(TAG)?.1.split(' ').next()?.parse().ok()
+}
+
+/// Reads the emulator's log as far as it has come, whenever a call begins or ends.
+pub(crate) struct Watch(Mutex<Seen>);
+
+struct Seen {
+    events: Events,
+    /// Whether a statement of the worker's present call has arrived whole.
+    received: Vec<bool>,
+    strikes: BTreeMap<&'static str, u64>,
+    logins_struck: u64,
+}
+
+impl Watch {
+    pub(crate) fn new(proxy: &RdsProxyEmulator, workers: usize) -> Self {
+        Watch(Mutex::new(Seen {
+            events: proxy.events(),
+            received: vec![false; workers],
+            strikes: BTreeMap::new(),
+            logins_struck: 0,
+        }))
+    }
+
+    pub(crate) fn call_begins(&self, worker: usize) {
+        self.up_to_date().received[worker] = false;
+    }
+
+    /// Whether the emulator received the statement of the call that ends.
+    pub(crate) fn call_ends(&self, worker: usize) -> bool {
+        self.up_to_date().received[worker]
+    }
+
+    /// Strikes by kind.
+    pub(crate) fn strikes(&self) -> BTreeMap<&'static str, u64> {
+        self.up_to_date().strikes.clone()
+    }
+
+    pub(crate) fn logins_struck(&self) -> u64 {
+        self.up_to_date().logins_struck
+    }
+
+    fn up_to_date(&self) -> MutexGuard<'_, Seen> {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(event) = seen.events.try_next() {
+            match event {
+                Event::Statement { sql, .. } => {
+                    if let Some(received) = worker_of(&sql).and_then(|worker| seen.received.get_mut(worker)) {
+                        *received = true;
+                    }
+                }
+                Event::Struck(strike) => {
+                    *seen.strikes.entry(name(strike.kind)).or_default() += 1;
+                    seen.logins_struck += u64::from(matches!(strike.message, Message::Startup | Message::Login));
+                }
+                _ => {}
+            }
+        }
+        seen
+    }
+}
+
+fn name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Close => "close",
+        Kind::Reset => "reset",
+        Kind::AdminShutdown => "admin_shutdown",
+        Kind::CrashShutdown => "crash_shutdown",
+        Kind::CannotConnectNow => "cannot_connect_now",
+        Kind::StopReading => "stop_reading",
+        Kind::NeverAnswer => "never_answer",
+        Kind::Delay { .. } => "delay",
+        Kind::Drip { .. } => "drip",
+        _ => "other",
+    }
+}
