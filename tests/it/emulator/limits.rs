@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use rds_proxy_pool::clock::AdjustableClock;
-use rds_proxy_pool::emulator::{Builder, Closed, Event, Limit};
+use rds_proxy_pool::emulator::{Builder, Closed, Event, Existing, Limit};
 use sqlx::postgres::PgSslMode;
 use sqlx::{ConnectOptions, Connection, Executor};
 use tokio::task::JoinHandle;
 
-use super::{Client, IAM_USER, MINUTE, Stage, ended, soon};
+use super::{Client, IAM_USER, MINUTE, Stage, backend, ended, soon};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -210,4 +210,24 @@ async fn a_new_database_session_takes_the_init_delay_longer_and_an_open_one_does
     assert!(!shortened.is_finished());
     stage.proxy.set_init_delay(Duration::ZERO);
     soon(shortened).await.unwrap().expect("no delay is left");
+}
+
+#[tokio::test]
+async fn what_does_not_concern_who_waits_for_the_init_delay_does_not_make_it_begin_anew() {
+    let clock = AdjustableClock::stopped();
+    let Some(stage) = Stage::start_with(|builder| builder.clock(clock.clone()).init_delay(10 * SECOND)).await else {
+        return;
+    };
+    let mut events = stage.proxy.events();
+    let options = stage.options();
+    let delayed = tokio::spawn(async move { options.connect().await });
+    soon(events.wait_for(|event: &Event| matches!(event, Event::Queued(_)))).await;
+    clock.advance(9 * SECOND);
+    stage.proxy.cut_idle();
+    stage.proxy.set_backend(backend(&stage.database), Existing::Stay);
+    // The emulator has done what it had to.
+    assert_eq!(stage.refusal(stage.options().password("wrong")).await.0, "28P01");
+    clock.advance(SECOND);
+    soon(delayed).await.unwrap().expect("the delay is over");
+    assert_eq!(stage.proxy.metrics().get("DatabaseConnectionRequests"), Some(1.0));
 }
