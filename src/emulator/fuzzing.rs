@@ -20,6 +20,7 @@ use super::wire::{Frame, LONGEST_LOGIN_FRAME, Wire};
 
 /// A packet behind its length.
 pub(crate) fn startup(packet: &[u8]) {
+    arrives_whole(packet);
     let code = |major: u32, minor: u32| packet.get(..4) == Some(&(major << 16 | minor).to_be_bytes()[..]);
     match Opening::parse(&Bytes::copy_from_slice(packet)) {
         None => {}
@@ -48,6 +49,23 @@ pub(crate) fn startup(packet: &[u8]) {
                 texts.next();
             }
             assert_eq!(texts.collect::<Vec<_>>(), [b""], "something follows the parameters");
+        }
+    }
+}
+
+/// With its length before it and something behind it, the packet is read as it is, or refused for its length.
+fn arrives_whole(packet: &[u8]) {
+    let length = packet.len() + 4;
+    let stream = [&(length as u32).to_be_bytes()[..], packet, b"more"].concat();
+    for lengths in [&[][..], &[0], &[6]] {
+        let mut wire = Wire::new(tokio::io::join(Pieces::of(&stream, lengths), tokio::io::sink()));
+        let read = std::iter::from_fn(|| Some(wire.reader.packet().now_or_never())).flatten().next();
+        match read.expect("the stream ends").map_err(|error| error.kind()) {
+            Ok(read) => assert_eq!(read.as_deref(), Some(packet)),
+            Err(kind) => {
+                assert_eq!(kind, io::ErrorKind::InvalidData);
+                assert!(!(8..=LONGEST_LOGIN_FRAME).contains(&length), "{length} bytes are refused");
+            }
         }
     }
 }
