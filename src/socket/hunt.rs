@@ -109,7 +109,10 @@ pub(super) struct Hunt {
     port: u16,
     /// The poll, counted from one, from which on our socket is among the suspects.
     creating_poll: u32,
+    /// Polls that have begun.
     polls: u32,
+    /// Polls that have ended.
+    ended: u32,
     suspects: Vec<Suspect>,
     /// Whether the poll that made the present suspects made only one, and ours for certain.
     sole: bool,
@@ -128,6 +131,7 @@ impl Hunt {
             port,
             creating_poll: if literal { 1 } else { 2 },
             polls: 0,
+            ended: 0,
             suspects: Vec::new(),
             sole: false,
             before: None,
@@ -175,6 +179,7 @@ impl Hunt {
 
     /// To be called immediately after the future was polled, under the same lock.
     pub(super) fn after_poll(&mut self, kernel: &mut impl Kernel, now: Instant) {
+        self.ended = self.polls;
         let before = self.before.take();
         let had = self.suspects.len();
         self.suspects.retain_mut(|suspect| {
@@ -210,7 +215,8 @@ impl Hunt {
     pub(super) fn found(&self) -> Option<DriverSocket> {
         match self.suspects[..] {
             [suspect]
-                if self.polls >= self.creating_poll
+                // Not in that poll itself: until it has ended ours may not be there.
+                if self.ended >= self.creating_poll
                     && suspect.last.state == State::Established
                     && suspect.wrote
                     && suspect.read =>

@@ -163,6 +163,26 @@ fn a_name_resolved_within_the_first_poll_is_no_reason_to_take_the_stranger_of_th
 }
 
 #[test]
+fn the_last_stranger_of_name_resolution_is_not_taken_before_ours_can_have_been_made() {
+    let (mut hunt, mut kernel) = (Hunt::new(PORT, false), Script::default());
+    let strangers = poll(&mut hunt, &mut kernel, |kernel| {
+        let strangers = [kernel.established(), kernel.established()];
+        write_and_read(kernel, &strangers);
+        strangers
+    });
+    kernel.close(strangers[0]);
+    // Asked before the second poll as well as after it.
+    hunt.before_poll(&mut kernel, SystemClock.monotonic());
+    assert_eq!(hunt.found(), None);
+    let ours = kernel.established();
+    hunt.after_poll(&mut kernel, SystemClock.monotonic());
+    assert_eq!(hunt.found(), None);
+    kernel.close(strangers[1]);
+    poll(&mut hunt, &mut kernel, |kernel| write_and_read(kernel, &[ours]));
+    assert_eq!(hunt.found(), Some(ours));
+}
+
+#[test]
 fn only_a_socket_that_came_alone_may_be_given_up() {
     let (mut hunt, mut kernel) = (Hunt::new(PORT, true), Script::default());
     let first = poll(&mut hunt, &mut kernel, Script::open);
@@ -244,7 +264,10 @@ proptest! {
             if let (Some(&present), true) = (ours.last(), ours.len() > failing) {
                 kernel.change(present, |sample| sample.state = State::Established);
             }
-            poll(&mut hunt, &mut kernel, |kernel| {
+            hunt.before_poll(&mut kernel, SystemClock.monotonic());
+            // What is known then is used, too.
+            prop_assert!(hunt.found().is_none() || hunt.found() == ours.last().copied());
+            let mut act = |kernel: &mut Script| {
                 let (early, late) = during.split_at(during.len() / 2);
                 perform(early, kernel, &mut strangers);
                 if to_resolve > 0 {
@@ -256,7 +279,9 @@ proptest! {
                     write_and_read(kernel, &ours[failing..]);
                 }
                 perform(late, kernel, &mut strangers);
-            });
+            };
+            act(&mut kernel);
+            hunt.after_poll(&mut kernel, SystemClock.monotonic());
             let present = ours.last().copied();
             prop_assert!(hunt.found().is_none() || hunt.found() == present);
             let connecting = hunt.connecting().map(|(socket, _)| socket);
