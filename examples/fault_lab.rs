@@ -39,7 +39,7 @@ use check::Findings;
 use client::Client;
 use plan::Plan;
 use report::{Report, Verdict};
-use stage::{Run, Stage, lock};
+use stage::{Run, Stage, Window, lock};
 use worker::Mix;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -152,7 +152,8 @@ async fn run(
         *by_fault.entry(fault.name()).or_default() += 1;
     }
     let records: Vec<_> = records.into_iter().flatten().collect();
-    let windows = std::mem::take(&mut *lock(&run.windows));
+    let mut windows = std::mem::take(&mut *lock(&run.windows));
+    windows.extend(run.watch.silent_logins().into_iter().map(Window::of_silent_login));
     let findings = Findings::of(stage, &records, &windows, &lags).await?;
     Ok(Verdict { faults: run.faults(), planned: plan.faults(), by_fault, findings, took })
 }

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use rds_proxy_pool::emulator::{ClientMessage, Delivered, Kind};
+use rds_proxy_pool::emulator::{ClientMessage, Delivered, Strike};
 use sqlx::{Connection, PgConnection};
 
 use crate::Outcome;
 use crate::client::{Class, Work};
 use crate::stage::{Stage, Window};
+use crate::watch::is_silent;
 use crate::worker::Record;
 
 /// What a call may spend, the reserve for its caller's answer apart.
@@ -109,8 +110,8 @@ impl Findings {
     fn count(&mut self, record: &Record, windows: &[Window]) {
         self.acknowledged += usize::from(record.class == Class::Acknowledged);
         self.stale_reads += usize::from(record.stale);
-        let Some(code) = &record.code else { return };
-        *self.errors.entry(code.clone()).or_default() += 1;
+        let Some(error) = &record.error else { return };
+        *self.errors.entry(error.code.clone()).or_default() += 1;
         let repeatable = record.work.is_read() || record.work.is_idempotent();
         if repeatable && record.had_no_chance(windows) {
             self.errors_beyond_the_deadline += 1;
@@ -172,7 +173,7 @@ impl Findings {
 
     fn measure_recovery(&mut self, records: &[Record], windows: &[Window]) {
         for window in windows {
-            let Some(served) = window.served else { continue };
+            let Some(served) = window.served.filter(|_| window.for_all) else { continue };
             let answered = records.iter().filter(|record| {
                 let concerned = !window.writes_only || !record.work.is_read();
                 concerned && record.class == Class::Acknowledged && record.end >= served
@@ -189,7 +190,7 @@ impl Findings {
 impl Record {
     /// Why nobody can know what became of the call: it was on its way when something happened to it.
     fn explanation(&self, windows: &[Window]) -> Option<&'static str> {
-        let under_way = |window: &Window| self.start < window.end && window.begin < self.end;
+        let under_way = |window: &Window| !window.idle && self.start < window.end && window.begin < self.end;
         match &self.strike {
             Some(strike) if strike.delivered == Delivered::Answered => Some("answered"),
             Some(strike) if strike.delivered != Delivered::Nothing => Some("in_the_middle"),
@@ -203,32 +204,35 @@ impl Record {
 
     /// What is known of it, to find out more.
     fn told(&self, windows: &[Window], what: &str) -> String {
-        let last = windows.iter().filter(|window| window.begin < self.end).max_by_key(|window| window.end);
-        let since = last.map(|window| {
-            let before = |at: Instant| self.end.saturating_duration_since(at).as_millis();
-            format!(
-                "; the last fault for all began {} ms and ended {} ms before its end",
-                before(window.begin),
-                before(window.end)
-            )
-        });
-        let Record { work, code, strike, received, .. } = self;
-        let (code, took) = (code.as_deref().unwrap_or("no error"), (self.end - self.start).as_millis());
-        let since = since.unwrap_or_default();
-        format!("{work:?} {what} ({code}) after {took} ms, received: {received}, struck: {strike:?}{since}")
+        let Record { work, error, strike, received, .. } = self;
+        let took = (self.end - self.start).as_millis();
+        let text = error.as_ref().map_or("no error", |error| &error.text);
+        let mut told = format!("{work:?} {what} after {took} ms ({text}), received: {received}");
+        if let Some(Strike { message, point, kind, delivered, .. }) = strike {
+            told += &format!("; struck: {message:?} {point:?} {kind:?} {delivered:?}");
+        }
+        let recent = windows.iter().filter(|window| window.begin < self.end && window.end + BUDGET > self.start);
+        for Window { name, begin, end, .. } in recent {
+            let before = |at: &Instant| self.end.saturating_duration_since(*at).as_millis();
+            told += &format!("; {name} {} to {} ms before its end", before(begin), before(end));
+        }
+        told
     }
 
     /// Whether its connection stayed silent, or all others were out of reach, for as long as the call could wait.
     fn had_no_chance(&self, windows: &[Window]) -> bool {
-        let silent = |kind| matches!(kind, Kind::StopReading | Kind::NeverAnswer);
-        if self.strike.is_some_and(|strike| silent(strike.kind)) {
+        if self.strike.is_some_and(|strike| is_silent(strike.kind)) {
             return true;
         }
+        // Two outages in a row are one to whoever meets both.
         let until = self.start + BUDGET;
-        let outage = windows.iter().filter_map(|window| {
+        let outages = windows.iter().filter_map(|window| {
             let served = window.served.filter(|_| !(window.writes_only && self.work.is_read()))?;
-            Some(served.min(until).saturating_duration_since(window.begin.max(self.start)))
+            let (begin, end) = (window.begin.max(self.start), served.min(until));
+            (begin < end).then_some((begin, end))
         });
-        outage.sum::<Duration>() + LEFT >= BUDGET
+        let (begins, ends): (Vec<_>, Vec<_>) = outages.unzip();
+        let span = ends.iter().max().zip(begins.iter().min()).map(|(end, begin)| *end - *begin);
+        span.is_some_and(|span| span + LEFT >= BUDGET)
     }
 }

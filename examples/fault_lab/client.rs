@@ -48,7 +48,7 @@ pub(crate) enum Work {
 }
 
 /// What a caller takes for the truth.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     Acknowledged,
     /// An error that says that nothing was left behind.
@@ -61,6 +61,8 @@ pub(crate) enum Class {
 pub(crate) struct Failed {
     pub(crate) class: Class,
     pub(crate) code: String,
+    /// All it says.
+    pub(crate) text: String,
 }
 
 impl Work {
@@ -114,7 +116,7 @@ impl Client {
             }
             Client::Plain(pool) => match tokio::time::timeout(DEADLINE, run(pool, work, tag, anew)).await {
                 Ok(answer) => answer.map_err(|error| failed(Class::NotApplied, &error)),
-                Err(_) => Err(Failed { class: Class::NotApplied, code: "timeout".to_owned() }),
+                Err(_) => Err(timeout(Class::NotApplied)),
             },
             Client::Stubborn(pool) => {
                 let insisting = async {
@@ -126,7 +128,7 @@ impl Client {
                     }
                 };
                 let answer = tokio::time::timeout(DEADLINE, insisting).await;
-                answer.map_err(|_| Failed { class: Class::Unknown, code: "timeout".to_owned() })
+                answer.map_err(|_| timeout(Class::Unknown))
             }
         }
     }
@@ -160,20 +162,24 @@ where
 
 /// What this crate says became of a statement.
 fn ours(error: &sqlx::Error) -> Failed {
-    match (Error::find(error), error) {
-        (Some(ours), _) if ours.outcome().left_nothing() => {
-            Failed { class: Class::NotApplied, code: ours.code().to_owned() }
-        }
-        (Some(ours), _) if ours.outcome() == Outcome::Committed => {
-            Failed { class: Class::Acknowledged, code: ours.code().to_owned() }
-        }
-        (Some(ours), _) => Failed { class: Class::Unknown, code: ours.code().to_owned() },
-        (None, sqlx::Error::Database(_)) => failed(Class::NotApplied, error),
-        (None, _) => Failed { class: Class::Unknown, code: format!("untyped: {error}") },
-    }
+    let Some(ours) = Error::find(error) else {
+        let of_the_server = matches!(error, sqlx::Error::Database(_));
+        return failed(if of_the_server { Class::NotApplied } else { Class::Unknown }, error);
+    };
+    let class = match ours.outcome() {
+        outcome if outcome.left_nothing() => Class::NotApplied,
+        Outcome::Committed => Class::Acknowledged,
+        _ => Class::Unknown,
+    };
+    Failed { class, code: ours.code().to_owned(), text: format!("{ours:#}") }
 }
 
 fn failed(class: Class, error: &sqlx::Error) -> Failed {
     let code = error.as_database_error().and_then(|error| error.code());
-    Failed { class, code: code.map_or_else(|| "sqlx".to_owned(), |code| format!("sqlstate {code}")) }
+    let code = code.map_or_else(|| "driver".to_owned(), |code| format!("sqlstate {code}"));
+    Failed { class, code, text: error.to_string() }
+}
+
+fn timeout(class: Class) -> Failed {
+    Failed { class, code: "timeout".to_owned(), text: "no answer in time".to_owned() }
 }

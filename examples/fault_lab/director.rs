@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rds_proxy_pool::emulator::{Existing, Link};
+use rds_proxy_pool::emulator::{Existing, Fault, Kind, Link, Message, Point};
 
 use crate::plan::{Global, Plan};
 use crate::stage::{Run, Window, lock};
@@ -11,6 +11,8 @@ use crate::support::servers::pair::Ending;
 
 /// The borrow timeout of RDS Proxy.
 const USUAL_BORROW_TIMEOUT: Duration = Duration::from_secs(120);
+/// Until a cut has reached whom it cuts off.
+const ARRIVAL: Duration = Duration::from_millis(20);
 /// Between two faults: time to recover, and to work.
 const BREATH: Duration = Duration::from_millis(150);
 /// In this time everybody who is cut off by a command without an end of its own has been.
@@ -36,6 +38,10 @@ impl Run<'_> {
         while (self.local_left() > 0 || (logins() > 0 && more > 0)) && Instant::now() < until {
             if self.local_left() == 0 {
                 more -= 1;
+                if more.is_multiple_of(10) {
+                    // One that was met at the end of a connection for another reason struck nobody.
+                    drop(self.stage.proxy.inject(Fault::new(Message::Login, Point::BeforeReply, Kind::Close)));
+                }
                 self.cut_idle(false).await;
             }
             tokio::time::sleep(BREATH).await;
@@ -50,8 +56,8 @@ impl Run<'_> {
         match fault {
             Global::Cut { reset: false } => proxy.cut_all().await,
             Global::Cut { reset: true } => proxy.reset_all().await,
-            Global::CutIdle { reset } => return self.cut_idle(reset).await,
-            Global::Freeze { minutes, reset } => return self.freeze(minutes, reset).await,
+            Global::CutIdle { reset } => self.cut_idle(reset).await,
+            Global::Freeze { minutes, reset } => self.freeze(minutes, reset).await,
             Global::FailOver { ending, existing, noticed } => {
                 if noticed {
                     proxy.clear_backend();
@@ -114,7 +120,9 @@ impl Run<'_> {
             }
         }
         let writes_only = matches!(fault, Global::Demoted { .. });
-        lock(&self.windows).push(Window { begin, served, end: Instant::now(), writes_only });
+        let idle = matches!(fault, Global::CutIdle { .. } | Global::Freeze { .. });
+        let end = Instant::now();
+        lock(&self.windows).push(Window { name: fault.name(), begin, served, end, idle, writes_only, for_all: true });
         if let Global::FailOver { ending: Ending::Kill9 | Ending::StopFast, .. } = fault {
             pair.rebuild().await;
         }
@@ -139,5 +147,7 @@ impl Run<'_> {
             true => self.stage.proxy.reset_all().await,
             false => self.stage.proxy.cut_all().await,
         }
+        // On a link this takes its time to reach the clients.
+        tokio::time::sleep(ARRIVAL).await;
     }
 }

@@ -29,6 +29,8 @@ const SECRET: &str = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
 const SESSION_TOKEN: &str = "a-session-token-as-lambda-has-one";
 /// So many workers have a pool together.
 const PER_POOL: usize = 4;
+/// A login that is never answered must leave time for another.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(700);
 /// Some items and registers are written by several workers.
 pub(crate) const SHARED: usize = 3;
 
@@ -47,12 +49,25 @@ const EMPTY: &str = "
 /// A time in which a fault was at work on everybody.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
+    pub(crate) name: &'static str,
     pub(crate) begin: Instant,
     /// When everybody could be served again, if for a while nobody was.
     pub(crate) served: Option<Instant>,
     pub(crate) end: Instant,
+    /// Nothing was under way: no unknown outcome comes from that.
+    pub(crate) idle: bool,
+    /// Everybody met it; otherwise one call did, and which one is not known.
+    pub(crate) for_all: bool,
     /// Reads were served all the time.
     pub(crate) writes_only: bool,
+}
+
+impl Window {
+    /// Whom it met had no connection until the timeout.
+    pub(crate) fn of_silent_login(begin: Instant) -> Window {
+        let end = begin + CONNECT_TIMEOUT;
+        Window { name: "silent_login", begin, served: Some(end), end, idle: true, writes_only: false, for_all: false }
+    }
 }
 
 pub(crate) struct Stage {
@@ -123,8 +138,7 @@ impl Stage {
                 .ca_pem(self.proxy.ca_pem().as_bytes().to_vec())
                 .max_connections(PER_POOL)
                 .max_idle(PER_POOL)
-                // A login that is never answered must leave time for another.
-                .connect_timeout(Duration::from_millis(700))
+                .connect_timeout(CONNECT_TIMEOUT)
                 .clock(self.clock.clone())
                 .build()
         };

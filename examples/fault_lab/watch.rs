@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use rds_proxy_pool::emulator::{Event, Events, Kind, Message, RdsProxyEmulator};
 
@@ -25,6 +26,8 @@ struct Seen {
     received: Vec<bool>,
     strikes: BTreeMap<&'static str, u64>,
     logins_struck: u64,
+    /// When somebody's login met with silence.
+    silent_logins: Vec<Instant>,
 }
 
 impl Watch {
@@ -34,6 +37,7 @@ impl Watch {
             received: vec![false; workers],
             strikes: BTreeMap::new(),
             logins_struck: 0,
+            silent_logins: Vec::new(),
         }))
     }
 
@@ -55,6 +59,10 @@ impl Watch {
         self.up_to_date().logins_struck
     }
 
+    pub(crate) fn silent_logins(&self) -> Vec<Instant> {
+        self.up_to_date().silent_logins.clone()
+    }
+
     fn up_to_date(&self) -> MutexGuard<'_, Seen> {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(event) = seen.events.try_next() {
@@ -66,13 +74,21 @@ impl Watch {
                 }
                 Event::Struck(strike) => {
                     *seen.strikes.entry(name(strike.kind)).or_default() += 1;
-                    seen.logins_struck += u64::from(matches!(strike.message, Message::Startup | Message::Login));
+                    if matches!(strike.message, Message::Startup | Message::Login) {
+                        seen.logins_struck += 1;
+                        seen.silent_logins.extend(is_silent(strike.kind).then(Instant::now));
+                    }
                 }
                 _ => {}
             }
         }
         seen
     }
+}
+
+/// Whether the client waits for ever.
+pub(crate) fn is_silent(kind: Kind) -> bool {
+    matches!(kind, Kind::StopReading | Kind::NeverAnswer)
 }
 
 fn name(kind: Kind) -> &'static str {

@@ -25,8 +25,7 @@ pub(crate) struct Record {
     pub(crate) start: Instant,
     pub(crate) end: Instant,
     pub(crate) class: Class,
-    /// Of the error, if there was one.
-    pub(crate) code: Option<String>,
+    pub(crate) error: Option<Failed>,
     /// The fault of its own that it met.
     pub(crate) strike: Option<Strike>,
     /// Whether its statement arrived at the emulator.
@@ -99,11 +98,9 @@ impl Run<'_> {
             self.put_back(fault);
         }
         let stale = work.is_read() && answer.as_ref().is_ok_and(|n| *n < at_least);
-        let (class, code) = match answer {
-            Ok(_) => (Class::Acknowledged, None),
-            Err(Failed { class, code }) => (class, Some(code)),
-        };
-        Record { work, start, end, class, code, strike, received, stale }
+        let error = answer.err();
+        let class = error.as_ref().map_or(Class::Acknowledged, |error| error.class);
+        Record { work, start, end, class, error, strike, received, stale }
     }
 
     /// How late this process itself is, all the time: a call cannot be blamed for that.
