@@ -74,12 +74,15 @@ impl Retry {
             Reaction::Reconnect | Reaction::BackOff => self.failures.next(),
             Reaction::Throttle => self.throttling.next(),
         }?;
-        let at = room.now + pause;
-        let fits = match room.until {
-            Some(until) => at + room.min_attempt <= until,
-            None => failed.made < MAX_ATTEMPTS,
+        let drawn = room.now + pause;
+        let at = match room.until {
+            Some(until) if drawn + room.min_attempt <= until => drawn,
+            // Whatever was drawn, one more attempt is made, in time for it to connect as well.
+            Some(until) => until.checked_sub(2 * room.min_attempt).filter(|latest| *latest > room.now)?,
+            None if failed.made < MAX_ATTEMPTS => drawn,
+            None => return None,
         };
-        (fits && budget.spend(room.now)).then_some(at)
+        budget.spend(room.now).then_some(at)
     }
 }
 
@@ -228,6 +231,19 @@ mod tests {
                 now = at;
             }
             assert!(until - now < Duration::from_millis(200), "it went on until the deadline: {:?}", until - now);
+        }
+    }
+
+    #[test]
+    fn a_pause_longer_than_the_time_left_is_cut_short_for_one_more_attempt() {
+        let now = AdjustableClock::new().monotonic();
+        let room = Room { now, until: Some(now + Duration::from_millis(201)), min_attempt: Duration::from_millis(100) };
+        for seed in 0..50 {
+            for reaction in [Reaction::Throttle, Reaction::BackOff] {
+                let failed = Failed { outcome: Outcome::NotSent, reaction, repeat: Repeat::IfUndone, made: 1 };
+                let at = retry(seed).next(failed, room, &mut RetryBudget::default()).expect("there is time for it");
+                assert!(at <= now + Duration::from_millis(101));
+            }
         }
     }
 

@@ -172,7 +172,11 @@ impl<DB: Engine> Pool<DB> {
             );
             last = Some(error);
             if !pause.is_zero() {
-                self.clock().sleep_until((self.clock().monotonic() + pause).min(budget.acquire_until)).await;
+                let now = self.clock().monotonic();
+                // Whatever was drawn, one more attempt is made while there is time for one and for a late timer.
+                let latest = budget.acquire_until.checked_sub(2 * self.config().min_attempt()).unwrap_or(now);
+                let latest = if latest > now { latest } else { budget.acquire_until };
+                self.clock().sleep_until((now + pause).min(latest)).await;
             }
         }
     }
