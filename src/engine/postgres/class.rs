@@ -17,62 +17,62 @@ const PURE: &[&str] = &[
     "array_position", "array_positions", "array_prepend", "array_remove", "array_replace", "array_to_json",
     "array_to_string", "array_upper", "ascii", "asin", "atan", "atan2", "avg", "bit_and", "bit_length", "bit_or",
     "bool_and", "bool_or", "btrim", "cardinality", "cbrt", "ceil", "ceiling", "char_length", "character_length", "chr",
-    "clock_timestamp", "coalesce", "concat", "concat_ws", "corr", "cos", "cot", "count", "covar_pop", "covar_samp",
-    "cume_dist", "current_catalog", "current_database", "current_date", "current_role", "current_schema",
-    "current_setting", "current_time", "current_timestamp", "current_user", "date_bin", "date_part", "date_trunc",
-    "decode", "degrees", "dense_rank", "div", "encode", "every", "exp", "factorial", "first_value", "floor", "format",
-    "format_type", "gcd", "gen_random_uuid", "generate_series", "generate_subscripts", "get_bit", "get_byte",
-    "greatest", "grouping", "host", "initcap", "isfinite", "json_agg", "json_array_elements",
-    "json_array_elements_text", "json_array_length", "json_build_array", "json_build_object", "json_each",
-    "json_each_text", "json_extract_path", "json_extract_path_text", "json_object", "json_object_agg",
-    "json_object_keys", "json_strip_nulls", "json_typeof", "jsonb_agg", "jsonb_array_elements",
+    "clock_timestamp", "concat", "concat_ws", "corr", "cos", "cot", "count", "covar_pop", "covar_samp", "cume_dist",
+    "current_database", "current_schema", "current_setting", "date_bin", "date_part", "date_trunc", "decode", "degrees",
+    "dense_rank", "div", "encode", "every", "exp", "factorial", "first_value", "floor", "format", "format_type", "gcd",
+    "gen_random_uuid", "generate_series", "generate_subscripts", "get_bit", "get_byte", "host", "initcap", "isfinite",
+    "json_agg", "json_array_elements", "json_array_elements_text", "json_array_length", "json_build_array",
+    "json_build_object", "json_each", "json_each_text", "json_extract_path", "json_extract_path_text", "json_object",
+    "json_object_agg", "json_object_keys", "json_strip_nulls", "json_typeof", "jsonb_agg", "jsonb_array_elements",
     "jsonb_array_elements_text", "jsonb_array_length", "jsonb_build_array", "jsonb_build_object", "jsonb_each",
     "jsonb_each_text", "jsonb_extract_path", "jsonb_extract_path_text", "jsonb_insert", "jsonb_object",
     "jsonb_object_agg", "jsonb_object_keys", "jsonb_path_exists", "jsonb_path_match", "jsonb_path_query",
     "jsonb_path_query_array", "jsonb_path_query_first", "jsonb_pretty", "jsonb_set", "jsonb_strip_nulls",
-    "jsonb_typeof", "justify_days", "justify_hours", "justify_interval", "lag", "last_value", "lcm", "lead", "least",
-    "left", "length", "ln", "localtime", "localtimestamp", "log", "log10", "lower", "lower_inc", "lower_inf", "lpad",
-    "ltrim", "make_date", "make_interval", "make_time", "make_timestamp", "make_timestamptz", "max", "md5", "min",
-    "mod", "mode", "now", "nth_value", "ntile", "nullif", "num_nonnulls", "num_nulls", "octet_length", "overlay",
-    "percent_rank", "percentile_cont", "percentile_disc", "pg_backend_pid", "pg_is_in_recovery",
-    "pg_postmaster_start_time", "pg_typeof", "phraseto_tsquery", "pi", "plainto_tsquery", "position", "power",
-    "quote_ident", "quote_literal", "quote_nullable", "radians", "range_merge", "rank", "regexp_count", "regexp_instr",
-    "regexp_like", "regexp_match", "regexp_matches", "regexp_replace", "regexp_split_to_array",
-    "regexp_split_to_table", "regexp_substr", "repeat", "replace", "reverse", "right", "round", "row_number",
-    "row_to_json", "rpad", "rtrim", "scale", "session_user", "set_bit", "set_byte", "sha256", "sha512", "sign", "sin",
+    "jsonb_typeof", "justify_days", "justify_hours", "justify_interval", "lag", "last_value", "lcm", "lead", "left",
+    "length", "ln", "log", "log10", "lower", "lower_inc", "lower_inf", "lpad", "ltrim", "make_date", "make_interval",
+    "make_time", "make_timestamp", "make_timestamptz", "max", "md5", "min", "mod", "mode", "now", "nth_value", "ntile",
+    "num_nonnulls", "num_nulls", "octet_length", "overlay", "percent_rank", "percentile_cont", "percentile_disc",
+    "pg_backend_pid", "pg_is_in_recovery", "pg_postmaster_start_time", "pg_typeof", "phraseto_tsquery", "pi",
+    "plainto_tsquery", "position", "power", "quote_ident", "quote_literal", "quote_nullable", "radians", "range_merge",
+    "rank", "regexp_count", "regexp_instr", "regexp_like", "regexp_match", "regexp_matches", "regexp_replace",
+    "regexp_split_to_array", "regexp_split_to_table", "regexp_substr", "repeat", "replace", "reverse", "right", "round",
+    "row_number", "row_to_json", "rpad", "rtrim", "scale", "set_bit", "set_byte", "sha256", "sha512", "sign", "sin",
     "split_part", "sqrt", "starts_with", "statement_timestamp", "stddev", "stddev_pop", "stddev_samp", "string_agg",
-    "string_to_array", "string_to_table", "strip", "strpos", "substr", "substring", "sum", "tan", "timeofday", "to_char",
-    "to_date", "to_hex", "to_json", "to_jsonb", "to_number", "to_timestamp", "to_tsquery", "to_tsvector",
-    "transaction_timestamp", "translate", "trim", "trunc", "ts_headline", "ts_rank", "ts_rank_cd", "unnest", "upper",
-    "upper_inc", "upper_inf", "user", "var_pop", "var_samp", "variance", "version", "websearch_to_tsquery",
-    "width_bucket",
+    "string_to_array", "string_to_table", "strip", "strpos", "substr", "substring", "sum", "tan", "timeofday",
+    "to_char", "to_date", "to_hex", "to_json", "to_jsonb", "to_number", "to_timestamp", "to_tsquery", "to_tsvector",
+    "transaction_timestamp", "translate", "trunc", "ts_headline", "ts_rank", "ts_rank_cd", "unnest", "upper",
+    "upper_inc", "upper_inf", "var_pop", "var_samp", "variance", "version", "websearch_to_tsquery", "width_bucket",
 ];
 
 /// Words that cannot be the name of a function unless they are quoted, and that a parenthesis may follow. In alphabetical
 /// order. Source: "SQL Key Words", reserved ones and those that cannot be function or type, in the PostgreSQL manual.
 #[rustfmt::skip]
 const NO_FUNCTION: &[&str] = &[
-    "all", "and", "any", "array", "as", "between", "bit", "case", "cast", "char", "character", "dec", "decimal",
-    "distinct", "else", "except", "exists", "extract", "float", "from", "having", "in", "intersect", "interval",
-    "lateral", "limit", "nchar", "not", "numeric", "offset", "on", "only", "or", "precision", "row", "select", "some",
-    "symmetric", "then", "time", "timestamp", "to", "union", "using", "values", "varchar", "when", "where", "with",
+    "all", "and", "any", "array", "as", "asymmetric", "between", "bit", "case", "cast", "char", "character", "coalesce",
+    "current_time", "current_timestamp", "dec", "decimal", "distinct", "else", "except", "exists", "extract", "float",
+    "from", "greatest", "group", "grouping", "having", "in", "intersect", "interval", "lateral", "least", "limit",
+    "localtime", "localtimestamp", "nchar", "not", "nullif", "numeric", "offset", "on", "only", "or", "precision",
+    "row", "select", "some", "symmetric", "then", "time", "timestamp", "to", "trim", "union", "using", "values",
+    "varchar", "variadic", "when", "where", "with",
 ];
 
-/// Words that stand between two operands and could be a function's name elsewhere. In alphabetical order.
-const BETWEEN_OPERANDS: &[&str] = &["filter", "ilike", "is", "join", "like", "over", "overlaps"];
-
-/// Words by which a statement locks or changes something, wherever they stand. In alphabetical order.
-const WRITES: &[&str] = &["delete", "insert", "into", "merge", "operator", "update"];
+/// Words by which a statement locks or changes something, wherever they stand; and `UESCAPE`, behind which a quoted name
+/// is another one than it seems. In alphabetical order.
+const WRITES: &[&str] = &["delete", "insert", "into", "merge", "operator", "uescape", "update"];
 
 /// Whether running the text, once or more often, is certain to change nothing.
 ///
 /// Views, operators, casts and row security policies with effects of their own are beyond what a text can tell, and so
-/// is a function of the user's that shares a built-in one's name for other argument types, or is called like a column.
+/// is a function of the user's that has the name of a built-in one of any version, or is called like a column.
 pub(super) fn cannot_write(sql: &str) -> bool {
     if sql.len() > LONGEST_READ {
         return false;
     }
     let Ok(mut tokens) = Tokenizer::new(&Lexis, sql).tokenize() else { return false };
+    if tokens.array_windows().any(|[number, word]| is_numeric(number) && matches!(word, Token::Word(_))) {
+        // Servers disagree where the number ends.
+        return false;
+    }
     tokens.retain(|token| !matches!(token, Token::Whitespace(_)));
     if tokens.last() == Some(&Token::SemiColon) {
         tokens.pop();
@@ -103,38 +103,66 @@ fn changes_nothing(tokens: &[Token], at: usize) -> bool {
 /// Whether the word before a parenthesis calls nothing, or nothing but a function that is known to be pure.
 fn may_precede_parenthesis(tokens: &[Token], at: usize) -> bool {
     let Token::Word(Word { value, quote_style, .. }) = &tokens[at] else { return false };
-    let before = at.checked_sub(1).map(|before| &tokens[before]);
-    if before == Some(&Token::Period) {
+    let name = if quote_style.is_some() { value.clone() } else { value.to_ascii_lowercase() };
+    let is_in = |list: &[&str]| list.binary_search(&name.as_str()).is_ok();
+    let back = |by| at.checked_sub(by).map(|place| &tokens[place]);
+    let follows = |by, words: &[&str]| back(by).is_some_and(|token| is_one_of(token, words));
+    if back(1) == Some(&Token::Period) {
         return false;
     }
+    // A name that is given, with its columns, or a clause of the call before it.
+    let calls_nothing = follows(1, &["as", "recursive", "with"]) || (at > 0 && closes_operand(tokens, at - 1));
     if quote_style.is_some() {
-        return PURE.binary_search(&value.as_str()).is_ok();
+        return calls_nothing || is_in(PURE);
     }
-    let (name, before_word) = (value.to_ascii_lowercase(), before.and_then(word));
-    let follows = |words: &[&str]| before_word.as_deref().is_some_and(|before| words.contains(&before));
-    let is_in = |list: &[&str]| list.binary_search(&name.as_str()).is_ok();
-    is_in(PURE)
-        || is_in(NO_FUNCTION)
-        || (is_in(BETWEEN_OPERANDS) && before.is_some_and(ends_operand))
-        // Names that are given, with their columns, and not called.
-        || (follows(&["as", "recursive", "with"]) && !is_in(WRITES))
-        || (name == "by" && follows(&["group", "order", "partition"]))
-        || (name == "group" && follows(&["within"]))
-        || (name == "materialized" && follows(&["as", "not"]))
+    let by_the_grammar = || match name.as_str() {
+        "by" => follows(1, &["group", "order", "partition"]),
+        "cube" | "rollup" => follows(1, &["by"]) && follows(2, &["group"]),
+        "sets" => follows(1, &["grouping"]),
+        "materialized" => follows(1, &["not"]) && follows(2, &["as"]),
+        "join" => {
+            follows(1, &["cross", "full", "inner", "left", "natural", "outer", "right"])
+                || tokens.get(at + 2).is_some_and(|inner| is_one_of(inner, &["select", "table", "values", "with"]))
+        }
+        "ilike" | "like" => {
+            let operand = if follows(1, &["not"]) { 2 } else { 1 };
+            let begins = follows(operand + 1, &["and", "having", "on", "or", "select", "when", "where"])
+                || matches!(back(operand + 1), Some(Token::Comma | Token::Period));
+            let is_name = |token: &Token| {
+                matches!(token, Token::Word(_)) && !word(token).is_some_and(|word| is_no_function(&word))
+            };
+            begins && back(operand).is_some_and(is_name)
+        }
+        _ => false,
+    };
+    !is_in(WRITES) && (is_in(PURE) || is_in(NO_FUNCTION) || calls_nothing || by_the_grammar())
 }
 
-/// Whether what follows cannot be the beginning of an expression.
-fn ends_operand(token: &Token) -> bool {
-    const NOT_YET: &[&str] = &["by", "distinct", "returning"];
-    match token {
-        Token::RParen | Token::RBracket | Token::Number(..) | Token::Placeholder(_) | Token::SingleQuotedString(_) => {
-            true
+/// Whether a parenthesis ends here behind which no expression can begin: any but that of `DISTINCT ON (...)`.
+fn closes_operand(tokens: &[Token], at: usize) -> bool {
+    let mut depth = 0_usize;
+    for (place, token) in tokens[..=at].iter().enumerate().rev() {
+        match token {
+            Token::RParen => depth += 1,
+            Token::LParen if depth == 1 => return !(place > 0 && is_one_of(&tokens[place - 1], &["on"])),
+            Token::LParen if depth > 1 => depth -= 1,
+            _ if depth == 0 => return false,
+            _ => {}
         }
-        Token::Word(Word { quote_style: Some(_), .. }) => true,
-        token => word(token).is_some_and(|word| {
-            word == "not" || !(NO_FUNCTION.binary_search(&word.as_str()).is_ok() || NOT_YET.contains(&word.as_str()))
-        }),
     }
+    false
+}
+
+fn is_no_function(word: &str) -> bool {
+    NO_FUNCTION.binary_search(&word).is_ok()
+}
+
+fn is_one_of(token: &Token, words: &[&str]) -> bool {
+    word(token).is_some_and(|word| words.contains(&word.as_str()))
+}
+
+fn is_numeric(token: &Token) -> bool {
+    matches!(token, Token::Number(..) | Token::Placeholder(_) | Token::HexStringLiteral(_))
 }
 
 /// An unquoted word, in lower case.
@@ -149,14 +177,20 @@ fn word(token: &Token) -> Option<String> {
 fn is_harmless(token: &Token) -> bool {
     use Token as T;
     match token {
-        T::Placeholder(name) => name.starts_with('$'),
-        T::Number(..)
-        | T::EscapedStringLiteral(_)
-        | T::UnicodeStringLiteral(_)
-        | T::DollarQuotedString(_)
-        | T::HexStringLiteral(_)
-        | T::SingleQuotedByteStringLiteral(_)
+        // All else with a dollar is a quoted string for some server.
+        T::Placeholder(name) => name.len() > 1 && name[1..].bytes().all(|digit| digit.is_ascii_digit()),
+        T::DollarQuotedString(string) => {
+            !string.tag.as_ref().is_some_and(|tag| tag.starts_with(|first: char| first.is_numeric()))
+        }
+        // In some client encodings a backslash is the second half of the character before it.
+        T::EscapedStringLiteral(text) => text.is_ascii(),
+        // The lexer knows escapes here, the server does not.
+        T::HexStringLiteral(digits) => digits.bytes().all(|digit| digit.is_ascii_hexdigit() || digit == b'_'),
+        T::SingleQuotedByteStringLiteral(bits) => bits.bytes().all(|bit| matches!(bit, b'0' | b'1')),
+        T::Number(_, long) => !long,
+        T::UnicodeStringLiteral(_)
         | T::Comma
+        | T::RArrow
         | T::LParen
         | T::RParen
         | T::LBracket

@@ -2,7 +2,7 @@ use super::*;
 
 #[test]
 fn the_lists_are_sorted() {
-    for list in [PURE, NO_FUNCTION, BETWEEN_OPERANDS, WRITES] {
+    for list in [PURE, NO_FUNCTION, WRITES] {
         assert!(list.is_sorted());
     }
 }
@@ -111,7 +111,26 @@ fn words_of_the_grammar_that_are_called_as_functions_may_write() {
         "SELECT join('a')",
         "SELECT 1, filter(2)",
         "SELECT over(1)",
-        "SELECT like('a', 'b')",
+        "SELECT like('a', 'b'), (1, 2) OVERLAPS (3, 4)",
+        "SELECT concat('a', VARIADIC like(1))",
+        "SELECT NOT filter(1)",
+        "SELECT NOT ilike('a', 'b')",
+        "SELECT * FROM t WHERE NOT ilike('a', 'b')",
+        "SELECT NOT materialized(1)",
+        "SELECT 'a' LIKE filter(1)",
+        "SELECT 'a' LIKE 'b' ESCAPE filter(1)",
+        "SELECT now() AT TIME ZONE filter(1)",
+        "SELECT * FROM a JOIN filter(1) ON true",
+        "SELECT * FROM a JOIN join(1) ON true",
+        "SELECT * FROM t FETCH FIRST filter(1) ROWS ONLY",
+        "SELECT sum(1) OVER (ROWS over(1) PRECEDING)",
+        "SELECT concat(VARIADIC filter(1))",
+        "SELECT 2 BETWEEN SYMMETRIC over(1) AND 3",
+        "SELECT trim(LEADING filter('a') FROM 'b'), substring('abc' FROM 1 FOR over(1))",
+        "SELECT DISTINCT ON (a) over(1) FROM t",
+        "SELECT DISTINCT ON ((a), lower(b)) join(1) FROM t",
+        "SELECT 1 ORDER BY rollup(1)",
+        "SELECT \"coalesce\"(1), \"trim\"(2), \"user\"(), \"current_date\"()",
         "SELECT by(1)",
         "SELECT materialized(1)",
         "SELECT a AND overlaps(1)",
@@ -130,6 +149,9 @@ fn words_of_the_grammar_that_are_called_as_functions_may_write() {
         "WITH x(a) AS MATERIALIZED (SELECT 1), y AS NOT MATERIALIZED (SELECT 2) SELECT * FROM x, y",
         "WITH RECURSIVE r(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM r WHERE n < 5) SELECT * FROM r",
         "(SELECT 1) UNION (SELECT 2) ORDER BY 1",
+        "SELECT * FROM generate_series(1, 3) g(n), (VALUES (1, 2)) AS \"v\"(\"a\", \"b\"), LATERAL (SELECT n) l(m)",
+        "SELECT a, sum(b) FROM t GROUP BY ROLLUP (a) UNION SELECT a, sum(b) FROM t GROUP BY GROUPING SETS ((a), ())",
+        "SELECT now() - make_interval(days => $1) FROM t WHERE name NOT ILIKE ($2 || '%') AND t.name ILIKE ('a')",
         "SELECT a::numeric(10, 2), CAST(b AS varchar(3)), c[1:2], \"now\"() FROM t WHERE (a, b) IN ((1, 2)) GROUP BY (a)",
     ] {
         assert!(cannot_write(sql), "{sql}");
@@ -141,5 +163,29 @@ fn a_literal_that_ends_elsewhere_under_another_setting_may_write() {
     // With `standard_conforming_strings` off the first quote behind the backslash does not end it.
     assert!(!cannot_write(r"SELECT 'a\''; DELETE FROM t; --'"));
     assert!(!cannot_write(r"SELECT 'a\'"));
-    assert!(cannot_write(r"SELECT E'a\'', 'b'"));
+    // With `client_encoding` SJIS the backslash belongs to the character before it.
+    assert!(!cannot_write(r"SELECT E'Á\'; DELETE FROM t; --'"));
+    assert!(cannot_write(r"SELECT E'a\'', 'b', 'Á'"));
+}
+
+#[test]
+fn what_the_server_cuts_into_other_words_may_write() {
+    for sql in [
+        // A tag is any letter for the server, and any character above ASCII is one.
+        "SELECT $\u{a0}$ ' $\u{a0}$; DELETE FROM t --'",
+        "SELECT $a\u{a0}$ ' $a\u{a0}$; DELETE FROM t --'",
+        // A tag does not begin with a digit.
+        "SELECT $1$ , $1$",
+        // Older servers end the number before the letter.
+        "SELECT $1into t",
+        "SELECT 1Linto t",
+        "SELECT 0x1g",
+        // The name of a function, and nothing between it and its parenthesis.
+        "SELECT U&\"!006eextval\" UESCAPE '!' ('s')",
+        "SELECT X'\\', 'a'",
+        "SELECT b\"01a\"",
+    ] {
+        assert!(!cannot_write(sql), "{sql}");
+    }
+    assert!(cannot_write("SELECT $1, $$a$$, $tag$ ' $tag$, X'1f', B'01', U&'\\0061', 1e5, .5 FROM t1"));
 }
