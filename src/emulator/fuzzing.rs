@@ -57,7 +57,7 @@ pub(crate) fn startup(packet: &[u8]) {
 fn arrives_whole(packet: &[u8]) {
     let length = packet.len() + 4;
     let stream = [&(length as u32).to_be_bytes()[..], packet, b"more"].concat();
-    for lengths in [&[][..], &[0], &[6]] {
+    for lengths in [&[][..], &[(length % 8) as u8, 255]] {
         let mut wire = Wire::new(tokio::io::join(Pieces::of(&stream, lengths), tokio::io::sink()));
         let read = std::iter::from_fn(|| Some(wire.reader.packet().now_or_never())).flatten().next();
         match read.expect("the stream ends").map_err(|error| error.kind()) {
