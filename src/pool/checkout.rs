@@ -127,7 +127,7 @@ impl<DB: Engine> Pool<DB> {
         let mut attempts = 0;
         let mut refused: Option<Token> = None;
         let mut failures = Backoff::for_failures(self.shared.random());
-        let mut throttling = Backoff::for_throttling(self.shared.random());
+        let mut crowd = Backoff::for_crowded_logins(self.shared.random());
         let mut last: Option<Error> = None;
         loop {
             if self.shared.slots.is_closed() {
@@ -151,7 +151,8 @@ impl<DB: Engine> Pool<DB> {
                     Err(refused) => refused,
                 };
             self.shared.counters.connect_failures.increment();
-            let spent = attempts > 1 && budget.acquire_until <= self.clock().monotonic();
+            let left = budget.acquire_until.saturating_duration_since(self.clock().monotonic());
+            let spent = attempts > 1 && left.is_zero();
             let pause = match reaction {
                 _ if spent => Default::default(),
                 Reaction::Surface => return Err(self.effort(error, budget, attempts)),
@@ -161,7 +162,7 @@ impl<DB: Engine> Pool<DB> {
                 }
                 Reaction::Reconnect => Default::default(),
                 Reaction::BackOff => failures.next().unwrap_or_default(),
-                Reaction::Throttle => throttling.next().unwrap_or_default(),
+                Reaction::Throttle => crowd.next_within(left),
             };
             tracing::debug!(
                 attempt = attempts,
