@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use rds_proxy_pool::emulator::{ClientMessage, Delivered, Strike};
+use rds_proxy_pool::emulator::{ClientMessage, Delivered, Kind, Strike};
 use sqlx::{Connection, PgConnection};
 
 use crate::Outcome;
@@ -47,7 +47,10 @@ pub(crate) struct Findings {
     pub(crate) recovery: Vec<Duration>,
     /// The same for each call that waited at that moment.
     pub(crate) waiting: Vec<Duration>,
+    /// The longest of them for each fault.
+    pub(crate) longest_recovery: BTreeMap<&'static str, Duration>,
     pub(crate) late: Duration,
+    pub(crate) longest_call: Duration,
 }
 
 /// What the database holds.
@@ -98,6 +101,7 @@ impl Findings {
             findings.count(record, windows);
             findings.compare(record, &database, &mut newest);
             findings.late = findings.late.max(record.late(lags));
+            findings.longest_call = findings.longest_call.max(record.end - record.start);
         }
         for (item, version) in newest {
             findings.lost += usize::from(database.versions.get(&item).is_none_or(|there| *there < version));
@@ -178,7 +182,11 @@ impl Findings {
                 let concerned = !window.writes_only || !record.work.is_read();
                 concerned && record.class == Class::Acknowledged && record.end >= served
             });
-            self.recovery.extend(answered.clone().map(|record| record.end - served).min());
+            if let Some(first) = answered.clone().map(|record| record.end - served).min() {
+                self.recovery.push(first);
+                let longest = self.longest_recovery.entry(window.name).or_default();
+                *longest = first.max(*longest);
+            }
             let waited = answered.filter(|record| record.start < served && record.strike.is_none());
             self.waiting.extend(waited.map(|record| record.end - served));
         }
@@ -233,6 +241,10 @@ impl Record {
         });
         let (begins, ends): (Vec<_>, Vec<_>) = outages.unzip();
         let span = ends.iter().max().zip(begins.iter().min()).map(|(end, begin)| *end - *begin);
-        span.is_some_and(|span| span + LEFT >= BUDGET)
+        let delayed = match self.strike.map(|strike| strike.kind) {
+            Some(Kind::Delay { most, .. }) => most,
+            _ => Duration::ZERO,
+        };
+        span.is_some_and(|span| span + delayed + LEFT >= BUDGET)
     }
 }

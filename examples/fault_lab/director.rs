@@ -42,7 +42,13 @@ impl Run<'_> {
                     // One that was met at the end of a connection for another reason struck nobody.
                     drop(self.stage.proxy.inject(Fault::new(Message::Login, Point::BeforeReply, Kind::Close)));
                 }
+                let begin = Instant::now();
                 self.cut_idle(false).await;
+                // There was a link by now, on which it arrives late: it may well meet something under way.
+                let end = Instant::now() + AFTERMATH;
+                let name = "last_cuts";
+                let last = Window { name, begin, served: None, end, idle: false, for_all: true, writes_only: false };
+                lock(&self.windows).push(last);
             }
             tokio::time::sleep(BREATH).await;
         }

@@ -57,6 +57,8 @@ impl Report {
             })
             .collect();
         let findings = &self.ours.findings;
+        let longest: BTreeMap<_, _> =
+            findings.longest_recovery.iter().map(|(name, longest)| (name, millis(*longest))).collect();
         let mut all = findings.counts();
         let more = json!({
             "seed": self.seed,
@@ -71,10 +73,12 @@ impl Report {
             "recovery_ms_p50": percentile(&findings.recovery, 50),
             "recovery_ms_p90": percentile(&findings.recovery, 90),
             "recovery_ms_max": percentile(&findings.recovery, 100),
+            "recovery_ms_max_by_fault": longest,
             "waiting_ms_p50": percentile(&findings.waiting, 50),
             "waiting_ms_p90": percentile(&findings.waiting, 90),
             "waiting_ms_max": percentile(&findings.waiting, 100),
             "late_ms_max": millis(findings.late),
+            "longest_call_ms": millis(findings.longest_call),
             "by_fault": self.ours.by_fault,
             "errors": findings.errors,
             "controls": controls,
@@ -101,7 +105,7 @@ impl Report {
         row("called failed, and applied", &|verdict| verdict.findings.falsely_failed as u64);
         row("overwritten by an older one", &|verdict| verdict.findings.lost_updates as u64);
         row("unknown", &|verdict| verdict.findings.unknown as u64);
-        let own = |name: &str, value: String| println!("{name:34}{value:>18}");
+        let own = |name: &str, value: String| println!("{name:36}{value:>22}");
         let Findings { errors_of_reads, errors_of_idempotent_writes, .. } = self.ours.findings;
         own("unknown, and the emulator says why", self.ours.findings.unknown_explained.to_string());
         own("errors of reads", errors_of_reads.to_string());
@@ -110,6 +114,7 @@ impl Report {
         let three = |all: &[Duration]| [50, 90, 100].map(|percent| percentile(all, percent).to_string()).join(" / ");
         own("first success after, ms", three(recovery));
         own("who waited has an answer after, ms", three(waiting));
+        own("longest call, ms", millis(self.ours.findings.longest_call).to_string());
         own("latest after its deadline, ms", millis(*late).to_string());
         println!("\nfaults of the first run:");
         for (name, count) in &self.ours.by_fault {
