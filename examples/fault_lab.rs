@@ -153,7 +153,7 @@ async fn run(
     }
     let records: Vec<_> = records.into_iter().flatten().collect();
     let mut windows = std::mem::take(&mut *lock(&run.windows));
-    windows.extend(run.watch.silent_logins().into_iter().map(Window::of_silent_login));
+    windows.extend(run.watch.slow_logins().into_iter().map(Window::of_slow_login));
     let findings = Findings::of(stage, &records, &windows, &lags).await?;
     Ok(Verdict { faults: run.faults(), planned: plan.faults(), by_fault, findings, took })
 }

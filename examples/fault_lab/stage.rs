@@ -63,10 +63,10 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Whom it met had no connection until the timeout.
-    pub(crate) fn of_silent_login(begin: Instant) -> Window {
+    /// Whom it met may have had no connection until the timeout.
+    pub(crate) fn of_slow_login(begin: Instant) -> Window {
         let end = begin + CONNECT_TIMEOUT;
-        Window { name: "silent_login", begin, served: Some(end), end, idle: true, writes_only: false, for_all: false }
+        Window { name: "slow_login", begin, served: Some(end), end, idle: true, writes_only: false, for_all: false }
     }
 }
 

@@ -26,8 +26,8 @@ struct Seen {
     received: Vec<bool>,
     strikes: BTreeMap<&'static str, u64>,
     logins_struck: u64,
-    /// When somebody's login met with silence.
-    silent_logins: Vec<Instant>,
+    /// When somebody's login met with silence, or with an answer that took its time.
+    slow_logins: Vec<Instant>,
 }
 
 impl Watch {
@@ -37,7 +37,7 @@ impl Watch {
             received: vec![false; workers],
             strikes: BTreeMap::new(),
             logins_struck: 0,
-            silent_logins: Vec::new(),
+            slow_logins: Vec::new(),
         }))
     }
 
@@ -59,8 +59,8 @@ impl Watch {
         self.up_to_date().logins_struck
     }
 
-    pub(crate) fn silent_logins(&self) -> Vec<Instant> {
-        self.up_to_date().silent_logins.clone()
+    pub(crate) fn slow_logins(&self) -> Vec<Instant> {
+        self.up_to_date().slow_logins.clone()
     }
 
     fn up_to_date(&self) -> MutexGuard<'_, Seen> {
@@ -76,7 +76,9 @@ impl Watch {
                     *seen.strikes.entry(name(strike.kind)).or_default() += 1;
                     if matches!(strike.message, Message::Startup | Message::Login) {
                         seen.logins_struck += 1;
-                        seen.silent_logins.extend(is_silent(strike.kind).then(Instant::now));
+                        let slow =
+                            is_silent(strike.kind) || matches!(strike.kind, Kind::Delay { .. } | Kind::Drip { .. });
+                        seen.slow_logins.extend(slow.then(Instant::now));
                     }
                 }
                 _ => {}
