@@ -31,7 +31,7 @@ const SESSION_TOKEN: &str = "a-session-token-as-lambda-has-one";
 const PER_POOL: usize = 4;
 /// A login that is never answered must leave time for another.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(700);
-/// Some items and registers are written by several workers.
+/// Registers are written by several workers.
 pub(crate) const SHARED: usize = 3;
 
 const TABLES: &str = "
