@@ -1,5 +1,7 @@
 use super::*;
 
+mod oracle;
+
 #[test]
 fn the_lists_are_sorted() {
     for list in [PURE, NO_FUNCTION, WRITES] {
