@@ -63,7 +63,8 @@ const WRITES: &[&str] = &["delete", "insert", "into", "merge", "operator", "uesc
 /// Whether running the text, once or more often, is certain to change nothing.
 ///
 /// Views, operators, casts and row security policies with effects of their own are beyond what a text can tell, and so
-/// is a function of the user's that has the name of a built-in one of any version, or is called like a column.
+/// is a function of the user's that has the name of a built-in one of any version, or is called like a column. Where
+/// `search_path` begins with `pg_temp`, asking for the current schema makes it, once.
 pub(super) fn cannot_write(sql: &str) -> bool {
     if sql.len() > LONGEST_READ {
         return false;
@@ -94,8 +95,10 @@ fn changes_nothing(tokens: &[Token], at: usize) -> bool {
                 || next.and_then(self::word).is_some_and(|next| ["key", "no", "share"].contains(&next.as_str()));
             WRITES.binary_search(&word.as_str()).is_err() && !(word == "for" && locks())
         }
-        // With `standard_conforming_strings` off the server would see another end of it.
-        Token::SingleQuotedString(text) | Token::NationalStringLiteral(text) => !text.contains('\\'),
+        // With `standard_conforming_strings` off a backslash before a quote would give it another end.
+        Token::SingleQuotedString(text) | Token::NationalStringLiteral(text) => {
+            !text.contains("\\'") && !text.ends_with('\\')
+        }
         token => is_harmless(token),
     }
 }

@@ -165,6 +165,7 @@ fn a_literal_that_ends_elsewhere_under_another_setting_may_write() {
     // With `standard_conforming_strings` off the first quote behind the backslash does not end it.
     assert!(!cannot_write(r"SELECT 'a\''; DELETE FROM t; --'"));
     assert!(!cannot_write(r"SELECT 'a\'"));
+    assert!(cannot_write(r"SELECT '\d''', N'\\n'"));
     // With `client_encoding` SJIS the backslash belongs to the character before it.
     assert!(!cannot_write(r"SELECT E'Á\'; DELETE FROM t; --'"));
     assert!(cannot_write(r"SELECT E'a\'', 'b', 'Á'"));

@@ -10,7 +10,10 @@ use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use super::super::cannot_write;
 use support::servers::Postgres;
 
+mod catalog;
 mod grammar;
+mod limits;
+mod reads;
 mod soup;
 mod writers;
 
