@@ -57,8 +57,17 @@ impl<DB: Engine> Pool<DB> {
         let mut now = Some(now);
         let access = self.config().access();
         let mut retry = None;
+        let mut last: Option<Failure> = None;
         for made in 1.. {
-            let mut connection = self.checkout(&budget, now.take(), &|| Fence::Request).await?;
+            let mut connection = match self.checkout(&budget, now.take(), &|| Fence::Request).await {
+                Ok(connection) => connection,
+                // That the time is up says less than why an opening failed before.
+                Err(error) => {
+                    let last = last.filter(|_| error.kind() == ErrorKind::Deadline);
+                    let told = last.map(|failure| self.effort(failure.into_error(Phase::Begin), &budget, made));
+                    return Err(told.unwrap_or(error));
+                }
+            };
             let patience = connection.patience(&budget);
             let bounds = Bounds { until: Some(budget.acquire_until), patience, watch: None };
             let judge = |error: &SqlxError| DB::judge_begin(error, access);
@@ -80,6 +89,7 @@ impl<DB: Engine> Pool<DB> {
                 return Err(self.effort(failure.into_error(Phase::Begin), &budget, made));
             };
             tracing::info!(attempt = made, code, "opening the transaction again");
+            last = Some(failure);
             self.clock().sleep_until(resume).await;
         }
         unreachable!("the loop returns")
