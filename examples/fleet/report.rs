@@ -161,7 +161,7 @@ impl Numbers {
             self.peak_ratio(),
             self.peak_ratio_of_a_second()
         );
-        println!("  a few pools alone, without a limit: served after {:.0} ms (median)\n", millis(self.alone()));
+        println!("  a few pools alone, with a deadline of 3 s: served after {:.0} ms (median)\n", millis(self.alone()));
         for (bar, holds) in self.bars() {
             println!("  {} {bar}", if holds { "yes" } else { "NO " });
         }
