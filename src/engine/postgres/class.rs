@@ -56,9 +56,8 @@ const NO_FUNCTION: &[&str] = &[
     "varchar", "variadic", "when", "where", "with",
 ];
 
-/// Words by which a statement locks or changes something, wherever they stand; and `UESCAPE`, behind which a quoted name
-/// is another one than it seems. In alphabetical order.
-const WRITES: &[&str] = &["delete", "insert", "into", "merge", "operator", "uescape", "update"];
+/// Words by which a statement locks or changes something, wherever they stand. In alphabetical order.
+const WRITES: &[&str] = &["delete", "insert", "into", "merge", "operator", "update"];
 
 /// Whether running the text, once or more often, is certain to change nothing.
 ///
@@ -70,8 +69,7 @@ pub(super) fn cannot_write(sql: &str) -> bool {
         return false;
     }
     let Ok(mut tokens) = Tokenizer::new(&Lexis, sql).tokenize() else { return false };
-    if tokens.array_windows().any(|[number, word]| is_numeric(number) && matches!(word, Token::Word(_))) {
-        // Servers disagree where the number ends.
+    if (0..tokens.len()).any(|at| is_cut_otherwise(&tokens[at..])) {
         return false;
     }
     tokens.retain(|token| !matches!(token, Token::Whitespace(_)));
@@ -81,6 +79,19 @@ pub(super) fn cannot_write(sql: &str) -> bool {
     let begins = tokens.iter().find(|token| **token != Token::LParen).and_then(word);
     let reads = begins.is_some_and(|first| ["select", "show", "table", "values", "with"].contains(&first.as_str()));
     reads && (0..tokens.len()).all(|at| changes_nothing(&tokens, at))
+}
+
+/// Whether a server may see other words here than the lexer does.
+fn is_cut_otherwise(tokens: &[Token]) -> bool {
+    match tokens {
+        // Servers disagree where the number ends.
+        [Token::Number(..) | Token::Placeholder(_) | Token::HexStringLiteral(_), Token::Word(_), ..] => true,
+        // `U&"name"`, which is one name, and with escapes another than it seems.
+        [Token::Word(Word { quote_style: None, .. }), Token::Ampersand, Token::Word(Word { quote_style, .. }), ..] => {
+            quote_style.is_some() && is_one_of(&tokens[0], &["u"])
+        }
+        _ => false,
+    }
 }
 
 /// Whether the token is harmless where it stands.
@@ -124,8 +135,11 @@ fn may_precede_parenthesis(tokens: &[Token], at: usize) -> bool {
         "sets" => follows(1, &["grouping"]),
         "materialized" => follows(1, &["not"]) && follows(2, &["as"]),
         "join" => {
+            let inside = |words: &[&str]| tokens.get(at + 2).is_some_and(|inner| is_one_of(inner, words));
             follows(1, &["cross", "full", "inner", "left", "natural", "outer", "right"])
-                || tokens.get(at + 2).is_some_and(|inner| is_one_of(inner, &["select", "table", "values", "with"]))
+                || inside(&["select", "table", "with"])
+                // Alone it can be a column.
+                || (inside(&["values"]) && tokens.get(at + 3) == Some(&Token::LParen))
         }
         "ilike" | "like" => {
             let operand = if follows(1, &["not"]) { 2 } else { 1 };
@@ -162,10 +176,6 @@ fn is_no_function(word: &str) -> bool {
 
 fn is_one_of(token: &Token, words: &[&str]) -> bool {
     word(token).is_some_and(|word| words.contains(&word.as_str()))
-}
-
-fn is_numeric(token: &Token) -> bool {
-    matches!(token, Token::Number(..) | Token::Placeholder(_) | Token::HexStringLiteral(_))
 }
 
 /// An unquoted word, in lower case.

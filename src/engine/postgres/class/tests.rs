@@ -132,6 +132,7 @@ fn words_of_the_grammar_that_are_called_as_functions_may_write() {
         "SELECT DISTINCT ON (a) over(1) FROM t",
         "SELECT DISTINCT ON ((a), lower(b)) join(1) FROM t",
         "SELECT 1 ORDER BY rollup(1)",
+        "SELECT join(values) FROM (SELECT 1) AS x(values)",
         "SELECT \"coalesce\"(1), \"trim\"(2), \"user\"(), \"current_date\"()",
         "SELECT by(1)",
         "SELECT materialized(1)",
@@ -185,6 +186,8 @@ fn what_the_server_cuts_into_other_words_may_write() {
         "SELECT 0x1g",
         // The name of a function, and nothing between it and its parenthesis.
         "SELECT U&\"!006eextval\" UESCAPE '!' ('s')",
+        // The schema's, although no dot stands before the last part of its name.
+        "SELECT app.U&\"lower\"('X')",
         "SELECT X'\\', 'a'",
         "SELECT b\"01a\"",
     ] {

@@ -84,7 +84,7 @@ fn productions(symbol: char) -> &'static [&'static str] {
             "pg_advisory_lock(1)", "pg_try_advisory_lock(2)", "set_config('my.setting', {s}, false)", "lo_create(0)", "\"touch\"('x')",
             "pg_logical_emit_message(true, 'a', {s})", "txid_current()", "pg_current_xact_id()", "pg_stat_reset()",
             "query_to_xml('SELECT nextval(''s'')', true, true, '')", "\"Lower\"({s})", "U&\"t!006fuch\" UESCAPE '!' ({s})",
-            "U&\"t\\006fuch\"({s})", "public . touch({s})", "pg_cancel_backend(0)", "nextval /* ' */ -- '\n ('s')",
+            "U&\"t\\006fuch\"({s})", "public . touch({s})", "app.U&\"lower\"({s})", "app . lower /**/ ({s})", "pg_cancel_backend(0)", "nextval /* ' */ -- '\n ('s')",
         ],
         _ => panic!("no symbol: {symbol}"),
     }

@@ -59,6 +59,8 @@ const WRITERS: &[&str] = &[
     "SELECT name LIKE filter(1)::text FROM u JOIN join('a') ON true",
     "SELECT * FROM t FETCH FIRST (filter(1)::int) ROWS ONLY",
     "SELECT U&\"t!006fuch\" UESCAPE '!' ('x')",
+    "SELECT app.U&\"lower\"('X')",
+    "SELECT join(values) FROM (SELECT 1) x(values)",
     "SELECT \"coalesce\"(1)",
     "SELECT $\u{a0}$ ' $\u{a0}$; SELECT touch('x') --'",
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND query = ''",
