@@ -37,24 +37,41 @@ const ITEMS: &[&str] = &[
     "U&'{}' UESCAPE '!'", "1 AS U&\"{}\"", "{}1", "'{}'\n'{}'", "E'{}' --{}\n '{}'", "$1{}", "a{}", "(1){}", "1 AS a{}",
 ];
 
-fn soup(rng: &mut Rng, longest: usize) -> String {
-    let mut text = String::new();
-    for _ in 0..rng.usize(..longest) {
-        text.push_str(PIECES[rng.usize(..PIECES.len())]);
-    }
-    text
+/// Literals that would let a write out, were they to end earlier than the lexer thinks.
+const TRAPS: &[&str] = &[
+    "'{}; SELECT touch(text(1)) --'",
+    "E'{}; SELECT touch(text(1)) --'",
+    "N'{}; SELECT touch(text(1)) --'",
+    "X'{}; SELECT touch(text(1)) --'",
+    "B'{}; SELECT touch(text(1)) --'",
+    "U&'{}; SELECT touch(text(1)) --'",
+    "1 AS \"{}; SELECT touch(text(1)) --\"",
+    "$${}; SELECT touch(text(1)) --$$",
+    "$a${}; SELECT touch(text(1)) --$a$",
+    "1 /*{}; SELECT touch(text(1)) --*/",
+];
+
+/// What could spring them.
+#[rustfmt::skip]
+const SPRINGS: &[&str] = &[
+    "'", "''", "\\", "\\'", "\\''", "'\n'", "\"", "\"\"", "$", "$$", "$a", "Á", "é", "表", "*/", "/*", "--", "\n", "\r", "a", " ",
+];
+
+fn soup(rng: &mut Rng, pieces: &[&str], longest: usize) -> String {
+    (0..rng.usize(..longest)).map(|_| pieces[rng.usize(..pieces.len())]).collect()
 }
 
 fn text(rng: &mut Rng) -> String {
     let mut items = Vec::new();
     for _ in 0..rng.usize(1..4) {
-        let mut item = ITEMS[rng.usize(..ITEMS.len())].to_owned();
+        let (kinds, pieces) = if rng.bool() { (ITEMS, PIECES) } else { (TRAPS, SPRINGS) };
+        let mut item = kinds[rng.usize(..kinds.len())].to_owned();
         while let Some(at) = item.find("{}") {
-            item.replace_range(at..at + 2, &soup(rng, 5));
+            item.replace_range(at..at + 2, &soup(rng, pieces, 5));
         }
         items.push(item);
     }
-    let tail = if rng.u8(..4) == 0 { soup(rng, 8) } else { String::new() };
+    let tail = if rng.u8(..4) == 0 { soup(rng, PIECES, 8) } else { String::new() };
     format!("SELECT {}{tail}", items.join(if rng.u8(..8) == 0 { " " } else { ", " }))
 }
 
