@@ -68,7 +68,7 @@ CREATE FUNCTION seen() RETURNS text LANGUAGE sql AS $$
         'next transaction', pg_snapshot_xmax(pg_current_snapshot())::text,
         'locks', (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'),
         'sessions', (SELECT string_agg(pid::text, ',' ORDER BY pid) FROM pg_stat_get_activity(NULL)
-            WHERE backend_type = 'client backend'),
+            WHERE backend_type = 'client backend' AND application_name <> 'runner'),
         'transactions', (SELECT count(*) FROM pg_stat_get_activity(NULL) WHERE state LIKE 'idle in%'),
         'files', (SELECT count(*) FROM pg_ls_dir('.')) + (SELECT count(*) FROM pg_ls_dir('pg_replslot')),
         'statistics', (SELECT string_agg(stats_reset::text, ',' ORDER BY datid) FROM pg_stat_database),
@@ -146,7 +146,12 @@ impl Oracle {
     /// Goes on with a new session that has these settings.
     async fn set(&mut self, settings: &'static str) {
         self.settings = settings;
-        let options = self.server.options().options([("statement_timeout", "1s"), ("lock_timeout", "1s")]);
+        // It is replaced where it ends, as by a message that is no UTF-8 in the encoding of the session.
+        let options = self
+            .server
+            .options()
+            .application_name("runner")
+            .options([("statement_timeout", "1s"), ("lock_timeout", "1s")]);
         self.session = options.connect().await.expect("the server accepts connections");
         sqlx::raw_sql(settings).execute(&mut self.session).await.unwrap();
         self.look().await;
