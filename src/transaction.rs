@@ -103,13 +103,14 @@ fn simple<'c, DB: Engine>(connection: &'c mut DB::Connection, sql: &'static str)
 }
 
 /// The server has answered that it has committed.
-struct Committed {
+#[derive(Debug)]
+pub(crate) struct Committed {
     /// Something broke between that answer and the end of the message.
-    connection_lost: bool,
+    pub(crate) connection_lost: bool,
 }
 
 /// Commits. The server sends the answer to COMMIT when the commit is done, so what comes after it changes nothing.
-fn commit<DB: Engine>(connection: &mut DB::Connection) -> Answer<'_, Committed> {
+pub(crate) fn commit<DB: Engine>(connection: &mut DB::Connection) -> Answer<'_, Committed> {
     let sql: SqlStr = DB::commit_sql().into_sql_str();
     Box::pin(async move {
         let mut answers = DB::fetch_many(connection, Call::capture(sql));

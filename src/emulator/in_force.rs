@@ -41,6 +41,7 @@ impl fmt::Debug for Injected {
         f.debug_struct("Injected").field("id", &self.id).finish_non_exhaustive()
     }
 }
+
 /// A fault on its way to the point where it strikes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Armed {

@@ -245,3 +245,22 @@ async fn a_transaction_ended_by_a_statement_is_not_reported_as_committed() {
         next.commit().await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_statement_undone_for_the_sake_of_another_is_sent_again_and_another_s_error_is_not() {
+    let Some(world) = World::start().await else { return };
+    let pool = world.pool();
+    // A sequence keeps what it has given out, whatever is undone.
+    let tables = "CREATE TABLE done (n int); CREATE SEQUENCE tried; CREATE FUNCTION attempt(code text) RETURNS int \
+                  LANGUAGE plpgsql AS $$ BEGIN IF nextval('tried') % 2 = 1 THEN RAISE EXCEPTION 'once' USING ERRCODE \
+                  = code; END IF; RETURN 1; END $$";
+    sqlx::raw_sql(tables).execute(&pool).await.unwrap();
+    let insert = |code: &'static str| sqlx::query("INSERT INTO done SELECT attempt($1)").bind(code).execute(&pool);
+    for code in ["40001", "40P01"] {
+        assert_eq!(insert(code).await.unwrap().rows_affected(), 1, "{code}");
+    }
+    insert("55P03").await.unwrap_err();
+    let (done, tried): (i64, i64) =
+        sqlx::query_as("SELECT (SELECT count(*) FROM done), last_value FROM tried").fetch_one(&pool).await.unwrap();
+    assert_eq!((done, tried), (2, 5));
+}

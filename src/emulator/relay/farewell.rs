@@ -1,5 +1,6 @@
 //! The last words to a client whose server is stopped by an administrator.
 
+use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::super::pool::Database;
 use super::super::postgres::Refusal;
 use super::super::session::{Command, Cut, Ended};
 use super::super::wire::Wire;
-use super::Session;
+use super::{OWN, Session};
 
 /// Between two requests to stop a statement.
 const AGAIN: Duration = Duration::from_millis(5);
@@ -27,7 +28,7 @@ impl Session<'_> {
         held.iter().for_each(|frame| client.writer.push(frame));
         let saying = async {
             if let Some(mut database) = database {
-                stop(&mut database, pending.len(), &mut client).await;
+                stop(&mut database, pending, &mut client).await;
             }
             client.writer.push(&Refusal::shutdown(Kind::AdminShutdown).frame("FATAL"));
             // If the client has gone it will not read this.
@@ -42,15 +43,18 @@ impl Session<'_> {
 }
 
 /// Stops what runs and passes on what the server still says, up to the error that stopping it made.
-async fn stop(database: &mut Database, mut pending: usize, client: &mut Wire) {
+async fn stop(database: &mut Database, mut pending: VecDeque<u8>, client: &mut Wire) {
     let Database { wire: Wire { reader, writer, .. }, key, cancel_key, .. } = database;
-    while pending > 0 {
+    while let Some(request) = pending.front() {
         tokio::select! {
             biased;
             frame = reader.frame() => match frame {
                 Ok(Some(frame)) if frame.tag != b'E' => {
-                    pending -= usize::from(frame.tag == b'Z');
-                    client.writer.push(&frame);
+                    // The answers to the proxy's own requests are none of the client's business.
+                    if *request != OWN {
+                        client.writer.push(&frame);
+                    }
+                    pending.pop_front_if(|_| frame.tag == b'Z');
                 }
                 _ => return,
             },

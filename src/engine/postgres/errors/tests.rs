@@ -5,12 +5,14 @@ use std::io::ErrorKind as Io;
 use futures::TryStreamExt;
 use sqlx_core::connection::ConnectOptions;
 use sqlx_core::sql_str::SqlSafeStr;
-use sqlx_postgres::{PgConnectOptions, PgSslMode};
+use sqlx_postgres::{PgConnectOptions, PgConnection, PgSslMode, Postgres};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 
 use super::*;
 use crate::config::Access::{ReadOnly, ReadWrite};
+use crate::transaction::{Committed, commit};
 use ErrorKind as Kind;
 use Outcome::{NotExecuted, NotSent, RolledBack, Unknown};
 use Reaction::{BackOff, NewToken, Reconnect, Surface, Throttle};
@@ -38,8 +40,10 @@ enum Sent {
     Noticed(&'static str, &'static str),
     /// Nothing and FIN, or RST.
     Nothing(Io),
+    /// So many answers to statements, and FIN.
+    Answered(usize),
 }
-use Sent::{Nothing, Noticed, Said, SaidAfterDone};
+use Sent::{Answered, Nothing, Noticed, Said, SaidAfterDone};
 
 type Row = (&'static str, At, Sent, Kind, &'static str, Outcome, Reaction);
 
@@ -160,6 +164,7 @@ impl Sent {
             }
             Noticed(code, text) => (told(b'N', "WARNING", code, text), true),
             Nothing(_) => (Vec::new(), true),
+            Answered(answers) => (message(b'C', b"SELECT 1\0").repeat(answers), true),
         }
     }
 }
@@ -185,8 +190,8 @@ async fn play(mut client: TcpStream, at: At, sent: Sent) {
     }
 }
 
-/// What the driver makes of a row.
-async fn error_of(at: At, sent: Sent) -> SqlxError {
+/// A connection, or the attempt at one, to a server that plays a row.
+async fn connect_to(at: At, sent: Sent) -> (Result<PgConnection, SqlxError>, JoinHandle<()>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("there is a free port");
     let port = listener.local_addr().expect("it is bound").port();
     let server = tokio::spawn(async move {
@@ -194,8 +199,14 @@ async fn error_of(at: At, sent: Sent) -> SqlxError {
         play(client, at, sent).await;
     });
     let options = PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(port).username("u");
+    (options.ssl_mode(PgSslMode::Disable).connect().await, server)
+}
+
+/// What the driver makes of a row.
+async fn error_of(at: At, sent: Sent) -> SqlxError {
+    let (connected, server) = connect_to(at, sent).await;
     let run = async {
-        let mut connection = options.ssl_mode(PgSslMode::Disable).connect().await?;
+        let mut connection = connected?;
         let sql = match at {
             Begin => "BEGIN READ WRITE",
             Commit => "COMMIT",
@@ -207,6 +218,23 @@ async fn error_of(at: At, sent: Sent) -> SqlxError {
     let error = run.await.expect_err("each row ends with an error");
     server.await.expect("the server has played its part");
     error
+}
+
+#[tokio::test]
+async fn an_answered_commit_is_a_commit_and_what_was_answered_before_it_is_none() {
+    for answers in 0..=2 {
+        let (connected, server) = connect_to(Commit, Answered(answers)).await;
+        let mut connection = connected.expect("the login succeeds");
+        let result = commit::<Postgres>(&mut connection).await;
+        server.await.expect("the server has played its part");
+        match result {
+            Ok(Committed { connection_lost }) => assert!(answers == 2 && connection_lost, "{answers} answers"),
+            Err(error) => {
+                assert!(answers < 2, "{error}");
+                assert_eq!(judge_commit(&error).outcome, Unknown);
+            }
+        }
+    }
 }
 
 #[tokio::test]
