@@ -1,10 +1,12 @@
 //! A thousand environments lose their connections at the same moment and all want them back: first with this crate's
 //! pool, then with `sqlx::Pool`, each behind a local RDS Proxy that limits logins, with a real PostgreSQL behind it.
 //!
-//! Run it with `cargo run --release --example fleet`. Flags: `--pools N` (1000), `--seed S` (1; it draws how long the
-//! proxy is away), `--json` (one line instead of the table). It fails if a bar is not met: all of this crate's pools are
-//! served, the connect rate peaks at half of `sqlx::Pool`'s or less, and stays within the proxy's limit after the first
-//! second. It needs PostgreSQL's server binaries (Debian: `apt-get install postgresql`).
+//! Run it with `cargo run --release --example fleet`. Flags: `--pools N` (1000), `--outages N` (3), `--seed S` (1; it
+//! draws how long the proxy is away), `--json` (one line instead of the table). It fails if a bar is not met: all of this
+//! crate's pools are served after each outage, the connect rate peaks at half of `sqlx::Pool`'s or less, and stays within
+//! the proxy's limit after the first second. Peaks are those of all outages: the pools of `sqlx` keep step with each
+//! other, and whether the proxy returns just before their next step or in the middle of it is chance. It needs
+//! PostgreSQL's server binaries (Debian: `apt-get install postgresql`).
 
 #[path = "fleet/report.rs"]
 mod report;
@@ -24,7 +26,7 @@ use rds_proxy_pool::{ProxyConfig, ProxyPool};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sqlx::PgPool;
 
-use report::{Numbers, Storm};
+use report::{Numbers, Storm, Storms};
 use support::servers::Postgres;
 use traffic::Recorder;
 
@@ -40,14 +42,17 @@ const SHARE_PER_SECOND: usize = 5;
 const ALONE: (usize, u64) = (3, 25);
 /// Theirs: Lambda's default timeout.
 const ALONE_DEADLINE: Duration = Duration::from_secs(3);
-/// The proxy is away for as many milliseconds.
-const OUTAGE: (u64, u64) = (100, 1000);
+/// The proxy is away for as many milliseconds: the part of a failover in which it refuses.
+const OUTAGE: (u64, u64) = (1000, 3000);
+/// And for as many, for those whose deadline is Lambda's default timeout.
+const OUTAGE_ALONE: (u64, u64) = (100, 1000);
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// What is asked for.
 struct Flags {
     pools: usize,
+    outages: usize,
     seed: u64,
     json: bool,
 }
@@ -73,15 +78,16 @@ fn main() -> ExitCode {
 
 impl Flags {
     fn read() -> Outcome<Flags> {
-        let mut flags = Flags { pools: 1000, seed: 1, json: false };
+        let mut flags = Flags { pools: 1000, outages: 3, seed: 1, json: false };
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
             let mut number = || arguments.next().unwrap_or_default().parse::<u32>();
             match argument.as_str() {
                 "--pools" => flags.pools = (number()? as usize).max(SHARE_PER_SECOND),
+                "--outages" => flags.outages = (number()? as usize).max(1),
                 "--seed" => flags.seed = number()?.into(),
                 "--json" => flags.json = true,
-                other => return Err(format!("unknown flag {other}; there are --pools N, --seed S, --json").into()),
+                other => return Err(format!("{other}: not one of --pools N, --outages N, --seed S, --json").into()),
             }
         }
         Ok(flags)
@@ -95,12 +101,15 @@ async fn run(flags: &Flags) -> Outcome<Numbers> {
     server.stop_fast().await;
     server.start_again().await;
     let mut random = fastrand::Rng::with_seed(flags.seed);
-    let outage = Duration::from_millis(random.u64(OUTAGE.0..=OUTAGE.1));
+    let outages: Vec<_> = (0..flags.outages).map(|_| Duration::from_millis(random.u64(OUTAGE.0..=OUTAGE.1))).collect();
     let per_second = (pools / SHARE_PER_SECOND) as u32;
-    let ours = storm(&server, per_second, pools, outage, Client::ours).await?;
-    let plain = storm(&server, per_second, pools, outage, Client::plain).await?;
+    let (mut ours, mut plain) = (Storms::default(), Storms::default());
+    for outage in &outages {
+        ours.add(storm(&server, per_second, pools, *outage, Client::ours).await?);
+        plain.add(storm(&server, per_second, pools, *outage, Client::plain).await?);
+    }
     let alone = recover_alone(&server).await?;
-    Ok(Numbers { pools, seed: flags.seed, outage, per_second, deadline: DEADLINE, ours, plain, alone })
+    Ok(Numbers { pools, seed: flags.seed, outages, per_second, deadline: DEADLINE, ours, plain, alone })
 }
 
 /// As many pools as this process may have sockets for; each has one at either end of the proxy and one at the database.
@@ -166,7 +175,7 @@ async fn storm<F: Future<Output = Outcome<Client>>>(
     let Round { served, answers } = cut_off(&proxy, &fleet, outage, DEADLINE).await?;
     let traffic = recorder.stop()?;
     proxy.shutdown().await;
-    Ok(Storm::new(served, answers, traffic))
+    Ok(Storm { served, answers, traffic })
 }
 
 /// In waves, so that nobody is refused.
@@ -227,7 +236,7 @@ async fn recover_alone(server: &Postgres) -> Outcome<Vec<Duration>> {
     let mut recovered = Vec::new();
     for number in 0..outages {
         futures::future::try_join_all(fleet.iter().map(|client| client.query(DEADLINE))).await?;
-        let length = OUTAGE.0 + (OUTAGE.1 - OUTAGE.0) * number / (outages - 1);
+        let length = OUTAGE_ALONE.0 + (OUTAGE_ALONE.1 - OUTAGE_ALONE.0) * number / (outages - 1);
         let Round { served, answers } = cut_off(&proxy, &fleet, Duration::from_millis(length), ALONE_DEADLINE).await?;
         for answer in answers {
             recovered.push(answer?.saturating_duration_since(served));

@@ -7,6 +7,8 @@ use crate::outcome::{Outcome, Reaction};
 
 /// An attempt is made this often at most where no deadline ends it, the first one included.
 const MAX_ATTEMPTS: u32 = 10;
+/// Where no deadline is known, pauses are those of a call with so much time left.
+const TIME_LEFT: Duration = Duration::from_secs(8);
 
 /// When doing something twice does harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,11 +71,12 @@ impl Retry {
         if !failed.repeat.is_safe_after(failed.outcome) {
             return None;
         }
+        let left = room.until.map_or(TIME_LEFT, |until| until.saturating_duration_since(room.now));
         let pause = match failed.reaction {
-            Reaction::Surface | Reaction::NewToken => None,
-            Reaction::Reconnect | Reaction::BackOff => self.failures.next(),
-            Reaction::Throttle => self.throttling.next(),
-        }?;
+            Reaction::Surface | Reaction::NewToken => return None,
+            Reaction::Reconnect | Reaction::BackOff => self.failures.next_within(left),
+            Reaction::Throttle => self.throttling.next_within(left),
+        };
         let drawn = room.now + pause;
         let at = match room.until {
             Some(until) if drawn + room.min_attempt <= until => drawn,

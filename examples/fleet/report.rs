@@ -14,55 +14,82 @@ const HIGHEST_RATIO: f64 = 0.5;
 
 /// How a fleet came back.
 pub(crate) struct Storm {
+    pub(crate) served: Instant,
+    pub(crate) answers: Vec<Outcome<Instant>>,
+    pub(crate) traffic: Traffic,
+}
+
+/// How fleets came back from all outages.
+#[derive(Default)]
+pub(crate) struct Storms {
     /// From the return of the proxy to the answer, in ascending order.
     recovered: Vec<Duration>,
     /// Why an environment had no answer.
     failures: Vec<String>,
-    served: Instant,
-    traffic: Traffic,
+    /// What came since the return of the proxy.
+    traffic: Vec<(Instant, Traffic)>,
 }
 
 /// What both fleets did.
 pub(crate) struct Numbers {
     pub(crate) pools: usize,
     pub(crate) seed: u64,
-    pub(crate) outage: Duration,
+    pub(crate) outages: Vec<Duration>,
     pub(crate) per_second: u32,
     pub(crate) deadline: Duration,
-    pub(crate) ours: Storm,
-    pub(crate) plain: Storm,
+    pub(crate) ours: Storms,
+    pub(crate) plain: Storms,
     /// Recoveries of pools without a fleet around them.
     pub(crate) alone: Vec<Duration>,
 }
 
-impl Storm {
-    pub(crate) fn new(served: Instant, answers: Vec<Outcome<Instant>>, traffic: Traffic) -> Self {
-        let (mut recovered, mut failures) = (Vec::new(), Vec::new());
+impl Storms {
+    pub(crate) fn add(&mut self, Storm { served, answers, traffic }: Storm) {
         for answer in answers {
             match answer {
-                Ok(at) => recovered.push(at.saturating_duration_since(served)),
-                Err(error) => failures.push(error.to_string()),
+                Ok(at) => self.recovered.push(at.saturating_duration_since(served)),
+                Err(error) => self.failures.push(error.to_string()),
             }
         }
-        recovered.sort();
-        Storm { recovered, failures, served, traffic }
+        self.recovered.sort();
+        self.traffic.push((served, traffic));
+    }
+
+    fn peak(&self, after: Duration, window: Duration) -> usize {
+        self.traffic.iter().map(|(served, traffic)| traffic.peak(*served + after, window)).max().unwrap_or_default()
     }
 
     /// The most connections in any tenth of a second.
     fn peak_of_a_moment(&self) -> usize {
-        self.traffic.peak(self.served, MOMENT)
+        self.peak(Duration::ZERO, MOMENT)
     }
 
     fn peak_of_a_second(&self) -> usize {
-        self.traffic.peak(self.served, SECOND)
+        self.peak(Duration::ZERO, SECOND)
     }
 
     fn peak_after_first_second(&self) -> usize {
-        self.traffic.peak(self.served + SECOND, SECOND)
+        self.peak(SECOND, SECOND)
+    }
+
+    fn sum(&self, count: impl Fn(&Traffic) -> usize) -> usize {
+        self.traffic.iter().map(|(_, traffic)| count(traffic)).sum()
+    }
+
+    fn connects(&self) -> usize {
+        self.sum(|traffic| traffic.connects.len())
+    }
+
+    fn refused_by_connection_rate(&self) -> usize {
+        self.sum(|traffic| traffic.refused_by_connection_rate)
+    }
+
+    fn refused_by_iam_rate(&self) -> usize {
+        self.sum(|traffic| traffic.refused_by_iam_rate)
     }
 
     fn connects_per_pool(&self) -> f64 {
-        ratio(self.traffic.connects.len(), self.recovered.len() + self.failures.len())
+        ratio(self.connects(), self.recovered.len() + self.failures.len())
     }
 
     fn to_json(&self) -> Value {
@@ -76,11 +103,12 @@ impl Storm {
             "peak_100ms": self.peak_of_a_moment(),
             "peak_1s": self.peak_of_a_second(),
             "peak_1s_after_first_second": self.peak_after_first_second(),
-            "connects": self.traffic.connects.len(),
+            "peaks_100ms": self.traffic.iter().map(|(served, traffic)| traffic.peak(*served, MOMENT)).collect::<Vec<_>>(),
+            "connects": self.connects(),
             "connects_per_pool": self.connects_per_pool(),
-            "logins": self.traffic.logins,
-            "refused_by_connection_rate": self.traffic.refused_by_connection_rate,
-            "refused_by_iam_rate": self.traffic.refused_by_iam_rate,
+            "logins": self.sum(|traffic| traffic.logins),
+            "refused_by_connection_rate": self.refused_by_connection_rate(),
+            "refused_by_iam_rate": self.refused_by_iam_rate(),
         })
     }
 }
@@ -102,9 +130,9 @@ impl Numbers {
     }
 
     fn bars(&self) -> [(String, bool); 3] {
-        let Numbers { pools, per_second, ours, .. } = self;
+        let Numbers { pools, per_second, outages, ours, .. } = self;
         [
-            (format!("all {pools} of ours recover"), ours.recovered.len() == *pools),
+            (format!("all {pools} of ours recover, each time"), ours.recovered.len() == *pools * outages.len()),
             (format!("their peak is at most {HIGHEST_RATIO} of sqlx::Pool's"), self.peak_ratio() <= HIGHEST_RATIO),
             (
                 format!("after the first second at most {per_second} come in a second"),
@@ -121,7 +149,7 @@ impl Numbers {
         json!({
             "pools": self.pools,
             "seed": self.seed,
-            "outage_ms": millis(self.outage),
+            "outages_ms": self.outages.iter().copied().map(millis).collect::<Vec<_>>(),
             "limit_per_second": self.per_second,
             "deadline_ms": millis(self.deadline),
             "peak_ratio": self.peak_ratio(),
@@ -135,15 +163,15 @@ impl Numbers {
     }
 
     pub(crate) fn print_table(&self) {
-        let Numbers { pools, outage, per_second, deadline, .. } = self;
-        println!("{pools} pools lose their connections; the proxy is away for {outage:?} and then takes {per_second}");
+        let Numbers { pools, outages, per_second, deadline, .. } = self;
+        println!("{pools} pools lose their connections; the proxy is away for {outages:?} and then takes {per_second}");
         println!("logins in a second; each pool wants an answer within {deadline:?} of the loss\n");
         println!("  {:38} {:>10} {:>10}", "", "this crate", "sqlx::Pool");
-        let row = |name: &str, value: &dyn Fn(&Storm) -> String| {
+        let row = |name: &str, value: &dyn Fn(&Storms) -> String| {
             println!("  {name:38} {:>10} {:>10}", value(&self.ours), value(&self.plain));
         };
         let recovery =
-            |percent| move |storm: &Storm| format!("{:.0} ms", millis(percentile(&storm.recovered, percent)));
+            |percent| move |storm: &Storms| format!("{:.0} ms", millis(percentile(&storm.recovered, percent)));
         row("served", &|storm| storm.recovered.len().to_string());
         row("failed", &|storm| storm.failures.len().to_string());
         row("served after the return, median", &recovery(50));
@@ -153,8 +181,8 @@ impl Numbers {
         row("most connects in a second", &|storm| storm.peak_of_a_second().to_string());
         row("  after the first second", &|storm| storm.peak_after_first_second().to_string());
         row("connects per pool", &|storm| format!("{:.2}", storm.connects_per_pool()));
-        row("refused by the connection rate", &|storm| storm.traffic.refused_by_connection_rate.to_string());
-        row("refused by the IAM rate", &|storm| storm.traffic.refused_by_iam_rate.to_string());
+        row("refused by the connection rate", &|storm| storm.refused_by_connection_rate().to_string());
+        row("refused by the IAM rate", &|storm| storm.refused_by_iam_rate().to_string());
         println!();
         println!(
             "  peak of ours over sqlx::Pool's: {:.2} in 100 ms, {:.2} in a second",

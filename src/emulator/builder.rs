@@ -132,7 +132,8 @@ impl Builder {
             meters,
         });
         let first = listener(port)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // A crowd is seen when it comes, not when the handshakes of those before it are done.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(4).build()?;
         let (listening, should_listen) = watch::channel(true);
         let (now_bound, bound) = watch::channel(true);
         let (stop, stopped) = watch::channel(false);

@@ -22,7 +22,7 @@ use super::scram::Verifier;
 use super::session::{Command, serve};
 use super::tls::Identity;
 use super::wire::Frame;
-use super::{AccessKey, Backend, SessionId, event};
+use super::{AccessKey, Backend, Event, SessionId, event};
 use crate::clock::Clock;
 
 /// Before another try where the machine is short of something.
@@ -157,6 +157,7 @@ pub(super) async fn accept(
                 let id = SessionId(proxy.next_session.fetch_add(1, Ordering::Relaxed));
                 let (commands, orders) = mpsc::unbounded_channel();
                 proxy.registry().insert(id, commands);
+                proxy.log.record(Event::Connected(id));
                 sessions.spawn(serve(stream, id, Arc::clone(&proxy), orders));
             }
             Some(_) = sessions.join_next() => {}

@@ -73,7 +73,6 @@ pub(super) async fn serve(
     proxy: Arc<Proxy>,
     mut commands: UnboundedReceiver<Command>,
 ) {
-    proxy.log.record(Event::Connected(id));
     // A second handle, so that the connection can be cut under whatever layers it has by then.
     let handles = stream.set_nodelay(true).and_then(|()| {
         let socket = SockRef::from(&stream).try_clone()?;

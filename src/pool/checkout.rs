@@ -161,7 +161,7 @@ impl<DB: Engine> Pool<DB> {
                     Default::default()
                 }
                 Reaction::Reconnect => Default::default(),
-                Reaction::BackOff => failures.next().unwrap_or_default(),
+                Reaction::BackOff => failures.next_within(left),
                 Reaction::Throttle => crowd.next_within(left),
             };
             tracing::debug!(
