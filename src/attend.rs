@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
+use tokio::task::unconstrained;
 
 use crate::clock::Clock;
 use crate::socket::{DriverSocket, is_black_hole};
@@ -72,7 +73,9 @@ pub(crate) async fn attend<T>(clock: &dyn Clock, bounds: Bounds, answer: impl Fu
         let Some(wake) = [limit, look].into_iter().flatten().min() else {
             return Ended::Answer(answer.await);
         };
-        if let Either::Left((answer, _)) = select(answer.as_mut(), clock.sleep_until(wake)).await {
+        // An answer that always has more to read uses up what tokio lets a task do at a time, and the timer needs none.
+        let timer = unconstrained(clock.sleep_until(wake));
+        if let Either::Left((answer, _)) = select(answer.as_mut(), timer).await {
             return Ended::Answer(answer);
         }
         let now = clock.monotonic();
@@ -91,5 +94,25 @@ pub(crate) async fn attend<T>(clock: &dyn Clock, bounds: Bounds, answer: impl Fu
         if limit.is_some_and(|limit| now >= limit) {
             return Ended::TimedOut;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::consume_budget;
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    #[tokio::test]
+    async fn an_answer_that_always_has_more_to_read_does_not_hide_the_timer() {
+        let start = SystemClock.monotonic();
+        let endless = async {
+            while SystemClock.monotonic() < start + Duration::from_secs(2) {
+                consume_budget().await
+            }
+        };
+        let bounds = Bounds::from(Some(start + Duration::from_millis(20)));
+        assert!(matches!(attend(&SystemClock, bounds, endless).await, Ended::TimedOut));
     }
 }

@@ -154,6 +154,11 @@ impl<DB: Engine> ProxyConnection<DB> {
                 let mut answers = DB::fetch_many(connection, call);
                 loop {
                     let bounds = Bounds { until, patience: None, watch: watch.take() };
+                    // What was read already is handed out without a wait, however slowly it is taken.
+                    if bounds.is_over(clock) {
+                        ended = Some(Trouble::TimedOut);
+                        break;
+                    }
                     match condition.ended(attend(clock, bounds, next(&mut answers)).await) {
                         Ok(Some(item)) => yield Ok(item),
                         Ok(None) => break,

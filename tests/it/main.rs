@@ -5,6 +5,7 @@ mod support;
 mod acquire;
 mod cancel;
 mod clients;
+mod deadline;
 mod dropped;
 mod emulator;
 mod errors;
