@@ -86,6 +86,11 @@ impl<DB: Engine> ProxyConnection<DB> {
         self.live().was_ended()
     }
 
+    /// Whether only the server can tell that.
+    pub(crate) fn may_have_ended(&mut self) -> bool {
+        self.live().may_have_ended()
+    }
+
     /// Makes sure that this connection is closed, not pooled.
     pub(crate) fn spoil(&mut self) {
         self.live().spoil();
@@ -119,12 +124,15 @@ impl<DB: Engine> ProxyConnection<DB> {
         let access = self.pool.config().access();
         let clock = self.pool.clock();
         let live = self.live.as_mut().expect(HELD);
-        let (_, condition) = live.split();
-        condition.note_opening(effect);
         let (begun, condition) = live.begin(clock, until.into(), |live| send(live, call));
+        if begun.is_some() {
+            condition.note_sent(effect);
+        }
         async move {
             let result = condition.finish(clock, begun).await;
-            condition.note_ending(effect, result.is_ok());
+            if result.is_ok() {
+                condition.note_answered(effect);
+            }
             result.map_err(|trouble| Failure::new(trouble, |error| DB::judge_statement(error, access), condition))
         }
     }
@@ -142,11 +150,11 @@ impl<DB: Engine> ProxyConnection<DB> {
             let clock = self.pool.clock();
             let live = self.live.as_mut().expect(HELD);
             let (_, condition) = live.split();
-            condition.note_opening(effect);
             if Bounds::from(until).is_over(clock) {
                 yield Err(Failure::new(Trouble::Unsent, |error| DB::judge_statement(error, access), condition));
                 return;
             }
+            condition.note_sent(effect);
             let mut watch = live.start();
             let mut ended = None;
             {
@@ -173,7 +181,7 @@ impl<DB: Engine> ProxyConnection<DB> {
             match ended {
                 None => {
                     condition.finished();
-                    condition.note_ending(effect, true);
+                    condition.note_answered(effect);
                 }
                 Some(trouble) => {
                     yield Err(Failure::new(trouble, |error| DB::judge_statement(error, access), condition));

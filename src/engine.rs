@@ -51,8 +51,9 @@ pub trait Driver: Database<Arguments: Clone + Arguments + 'static, Statement: Cl
     /// The statement that opens a transaction, in words that a server which cannot do it refuses.
     fn begin_sql(access: Access) -> &'static str;
 
-    /// The statement that commits, in words that fail when the transaction is aborted.
-    fn commit_sql() -> &'static str;
+    /// The statement that commits, in words that fail when the transaction is aborted, and where it is in doubt whether
+    /// one is open, when none is.
+    fn commit_sql(in_doubt: bool) -> &'static str;
 
     /// How many statements of [`commit_sql`](Self::commit_sql) the server answers when it has committed.
     const COMMIT_ANSWERS: usize;

@@ -153,6 +153,19 @@ pub struct Verdict {
     pub hint: Option<&'static str>,
 }
 
+/// A COMMIT for a transaction that is there no more.
+pub(crate) const COMMIT_ENDED: Verdict = Verdict {
+    kind: ErrorKind::Database,
+    code: "commit.ended",
+    outcome: Outcome::Unknown,
+    reaction: Reaction::Surface,
+    keep: false,
+    hint: Some(
+        "what came before it is as that statement left it, and what came after it took effect at once: end a transaction \
+         with commit() or rollback(), not with COMMIT or ROLLBACK",
+    ),
+};
+
 /// Whose fault an [`Error`](crate::Error) is, and so who can mend it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -12,14 +12,20 @@ pub enum TransactionEffect {
     Opens,
     /// It ends the one that is open.
     Ends,
+    /// Several statements, and one of them may end the one that is open.
+    MayEnd,
     /// Several statements, and one of them may open one: nobody can tell how it ends.
     Unsure,
 }
 
-/// Reads the leading keyword, and in a text of several statements looks for words that open a transaction.
+/// The words that end a transaction.
+const ENDINGS: [&str; 4] = ["abort", "commit", "end", "rollback"];
+
+/// Reads the leading keyword, and in a text of several statements looks for words that open or end a transaction.
 ///
-/// It errs to one side: a text may be called [`Unsure`](TransactionEffect::Unsure) that is harmless (a function body with
-/// `BEGIN`), never the other way round. The price of an error is one reconnect.
+/// It errs to one side: a text may be called [`Unsure`](TransactionEffect::Unsure) or
+/// [`MayEnd`](TransactionEffect::MayEnd) that is harmless (a function body with `BEGIN`), never the other way round. The
+/// price of an error is one reconnect.
 pub(crate) fn transaction_effect(sql: &str) -> TransactionEffect {
     let single = skip_blanks(sql.trim_end_matches(|c: char| c == ';' || c.is_whitespace()));
     let mut words = single.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty());
@@ -27,11 +33,18 @@ pub(crate) fn transaction_effect(sql: &str) -> TransactionEffect {
     let is = |word: &str, other: &str| word.eq_ignore_ascii_case(other);
     if single.contains(';') {
         let opens = |word: &str| ["begin", "start", "chain"].iter().any(|opener| is(word, opener));
-        return if opens(first) || words.any(opens) { TransactionEffect::Unsure } else { TransactionEffect::None };
+        let ends = |word: &str| ENDINGS.iter().any(|ending| is(word, ending));
+        return if opens(first) || words.clone().any(opens) {
+            TransactionEffect::Unsure
+        } else if ends(first) || words.any(ends) {
+            TransactionEffect::MayEnd
+        } else {
+            TransactionEffect::None
+        };
     }
     if is(first, "begin") || is(first, "start") {
         TransactionEffect::Opens
-    } else if ["commit", "end", "rollback", "abort"].iter().any(|end| is(first, end)) {
+    } else if ENDINGS.iter().any(|ending| is(first, ending)) {
         let rest: Vec<_> = words.collect();
         let has = |wanted: &str| rest.iter().any(|word| is(word, wanted));
         if has("to") || has("prepared") {
@@ -64,7 +77,7 @@ fn skip_blanks(mut sql: &str) -> &str {
     loop {
         sql = sql.trim_start_matches(|c: char| c.is_whitespace() || c == ';');
         if let Some(rest) = sql.strip_prefix("--") {
-            sql = rest.find('\n').map_or("", |end| &rest[end..]);
+            sql = rest.find(['\n', '\r']).map_or("", |end| &rest[end..]);
         } else if let Some(rest) = sql.strip_prefix("/*") {
             sql = after_comment(rest);
         } else {
@@ -93,7 +106,7 @@ fn after_comment(mut rest: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use TransactionEffect::{Ends, None, Opens, Unsure};
+    use TransactionEffect::{Ends, MayEnd, None, Opens, Unsure};
 
     #[test]
     fn the_leading_keyword_decides_for_a_single_statement() {
@@ -115,6 +128,7 @@ mod tests {
             ("abort", Ends),
             ("SAVEPOINT begin", None),
             ("/* unended", None),
+            ("-- a note ends with the line, however that ends\rBEGIN", Opens),
         ] {
             assert_eq!(transaction_effect(sql), effect, "{sql}");
         }
@@ -125,7 +139,13 @@ mod tests {
         for whole in ["SELECT 1", "insert into t values (1);", " /* ; */ UPDATE t SET a = 1"] {
             assert!(!may_leave_part(whole), "{whole}");
         }
-        for part in ["INSERT INTO t VALUES (1); COMMIT; SELECT 1", "call p()", "DO $$ BEGIN END $$", "VACUUM t"] {
+        for part in [
+            "INSERT INTO t VALUES (1); COMMIT; SELECT 1",
+            "call p()",
+            "DO $$ BEGIN END $$",
+            "VACUUM t",
+            "-- note\rCALL p()",
+        ] {
             assert!(may_leave_part(part), "{part}");
         }
     }
@@ -136,5 +156,7 @@ mod tests {
         assert_eq!(transaction_effect("SELECT 1; begin"), Unsure);
         assert_eq!(transaction_effect("SELECT 1; SELECT 2;"), None);
         assert_eq!(transaction_effect(";;BEGIN"), Opens);
+        assert_eq!(transaction_effect("INSERT INTO t VALUES (1); ROLLBACK"), MayEnd);
+        assert_eq!(transaction_effect("COMMIT /* ; */"), MayEnd);
     }
 }

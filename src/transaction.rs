@@ -11,7 +11,7 @@ use crate::connection::{Failure, ProxyConnection};
 use crate::deadline::Budget;
 use crate::engine::{Answer, Call, Engine};
 use crate::error::{Error, ErrorKind};
-use crate::outcome::{Outcome, Phase, Reaction, Verdict};
+use crate::outcome::{COMMIT_ENDED, Outcome, Phase, Reaction, Verdict};
 use crate::pool::{Fence, Pool};
 use crate::retry::{Failed, Repeat};
 
@@ -109,9 +109,9 @@ pub(crate) struct Committed {
     pub(crate) connection_lost: bool,
 }
 
-/// Commits. The server sends the answer to COMMIT when the commit is done, so what comes after it changes nothing.
-pub(crate) fn commit<DB: Engine>(connection: &mut DB::Connection) -> Answer<'_, Committed> {
-    let sql: SqlStr = DB::commit_sql().into_sql_str();
+/// Commits; where it is in doubt whether a transaction is open, only if one is. The server sends the answer to COMMIT when the commit is done, so what comes after it changes nothing.
+pub(crate) fn commit<DB: Engine>(connection: &mut DB::Connection, in_doubt: bool) -> Answer<'_, Committed> {
+    let sql: SqlStr = DB::commit_sql(in_doubt).into_sql_str();
     Box::pin(async move {
         let mut answers = DB::fetch_many(connection, Call::capture(sql));
         let mut answered = 0;
@@ -146,14 +146,14 @@ impl<DB: Engine> ProxyTransaction<DB> {
     pub async fn commit(mut self) -> Result<(), Error> {
         let budget = self.connection.pool().budget();
         if self.connection.was_ended() {
+            let Verdict { kind, code, outcome, hint, .. } = COMMIT_ENDED;
             let message = "a statement sent in the transaction had ended it already";
-            let error = Error::new(ErrorKind::Database, "commit.ended", message).phase_of(Phase::Commit);
-            let hint = "what came before it is as that statement left it, and what came after it took effect at once: end \
-                        a transaction with commit() or rollback(), not with COMMIT or ROLLBACK";
-            return Err(error.outcome_of(Outcome::Unknown).hint_of(hint));
+            let error = Error::new(kind, code, message).phase_of(Phase::Commit).outcome_of(outcome);
+            return Err(error.hint_of(hint.unwrap_or_default()));
         }
+        let in_doubt = self.connection.may_have_ended();
         let unheard = Unheard;
-        let result = self.connection.drive(budget.until, DB::judge_commit, commit::<DB>).await;
+        let result = self.connection.drive(budget.until, DB::judge_commit, |live| commit::<DB>(live, in_doubt)).await;
         std::mem::forget(unheard);
         if let Ok(Committed { connection_lost: true }) = result {
             self.connection.spoil();

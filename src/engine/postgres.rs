@@ -67,9 +67,10 @@ impl Driver for Postgres {
         }
     }
 
-    fn commit_sql() -> &'static str {
-        // In an aborted transaction COMMIT alone is answered with success and rolls back; the SELECT fails there.
-        "SELECT 1; COMMIT"
+    fn commit_sql(in_doubt: bool) -> &'static str {
+        // In an aborted transaction COMMIT alone is answered with success and rolls back, and outside of one it is as well:
+        // the SELECT fails in the one, and the SAVEPOINT in both.
+        if in_doubt { "SAVEPOINT before_commit; COMMIT" } else { "SELECT 1; COMMIT" }
     }
 
     const COMMIT_ANSWERS: usize = 2;

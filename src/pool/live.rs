@@ -36,8 +36,10 @@ pub(crate) struct Condition {
     spoiled: bool,
     /// A statement opened a transaction and none has ended it.
     in_transaction: bool,
-    /// A statement ended the transaction that was open.
+    /// A statement was sent that ends the transaction that was open.
     ended: bool,
+    /// A text was sent that may have ended it.
+    may_have_ended: bool,
     /// The driver's connection was handed out: only the server can tell what state it is in.
     lent: bool,
     /// It was idle for long enough to have been lost, and has not answered since.
@@ -99,30 +101,22 @@ impl Condition {
         self.in_flight = false;
     }
 
-    /// A text that may open a transaction counts as having done so from the moment it is sent.
-    pub(crate) fn note_opening(&mut self, effect: TransactionEffect) {
-        if effect != TransactionEffect::Ends {
-            self.sent(effect);
-        }
-    }
-
-    /// Only an answered text has ended one.
-    pub(crate) fn note_ending(&mut self, effect: TransactionEffect, answered: bool) {
-        if effect == TransactionEffect::Ends && answered {
-            self.sent(effect);
-        }
-    }
-
-    /// Notes what a statement that was sent does to the session.
-    fn sent(&mut self, effect: TransactionEffect) {
+    /// A text counts as having done what it may do from the moment it is sent: a COMMIT that fails has ended the
+    /// transaction as well, and one whose answer nobody waits for is done all the same.
+    pub(crate) fn note_sent(&mut self, effect: TransactionEffect) {
         match effect {
             TransactionEffect::None => {}
             TransactionEffect::Opens => self.in_transaction = true,
-            TransactionEffect::Ends => {
-                self.in_transaction = false;
-                self.ended = true;
-            }
-            TransactionEffect::Unsure => self.spoiled = true,
+            TransactionEffect::Ends => self.ended = true,
+            TransactionEffect::MayEnd => self.may_have_ended = true,
+            TransactionEffect::Unsure => (self.spoiled, self.may_have_ended) = (true, true),
+        }
+    }
+
+    /// Only after an answer is it certain that no transaction is open.
+    pub(crate) fn note_answered(&mut self, effect: TransactionEffect) {
+        if effect == TransactionEffect::Ends {
+            self.in_transaction = false;
         }
     }
 
@@ -262,12 +256,17 @@ impl<DB: Engine> Live<DB> {
 
     /// A transaction was opened by us, not by a statement of the user's.
     pub(crate) fn begun(&mut self) {
-        self.condition.ended = false;
+        (self.condition.ended, self.condition.may_have_ended) = (false, false);
     }
 
     /// Whether a statement of the user's has ended what was begun.
     pub(crate) fn was_ended(&self) -> bool {
         self.condition.ended
+    }
+
+    /// Whether only the server can tell that.
+    pub(crate) fn may_have_ended(&self) -> bool {
+        self.condition.may_have_ended
     }
 
     pub(crate) fn lend(&mut self) -> &mut DB::Connection {

@@ -244,6 +244,35 @@ async fn a_transaction_ended_by_a_statement_is_not_reported_as_committed() {
         sqlx::raw_sql("SAVEPOINT a; ROLLBACK TO a").execute(&mut next).await.unwrap();
         next.commit().await.unwrap();
     }
+    let rows = || sqlx::query_scalar::<_, i64>("SELECT count(*) FROM written").fetch_one(&pool);
+    assert_eq!(rows().await.unwrap(), 1, "the one that ended with COMMIT");
+    // Where it is one of several statements, where the end was refused, and where nobody waited for its answer.
+    for end in ["SAVEPOINT a; ROLLBACK", "INSERT INTO written VALUES (2); /* ; */ END", "ROLLBACK -- all; of it"] {
+        let mut transaction = pool.begin().await.unwrap();
+        sqlx::raw_sql(end).execute(&mut transaction).await.unwrap();
+        sqlx::raw_sql("SELECT 1; SELECT 'the word end ; alone ends nothing'").execute(&mut transaction).await.unwrap();
+        let error = transaction.commit().await.unwrap_err();
+        assert_eq!((error.code(), error.outcome()), ("commit.ended", Outcome::Unknown), "{end}: {error:#}");
+    }
+    let mut transaction = pool.begin().await.unwrap();
+    let words = "INSERT INTO written VALUES (3); SELECT 'commit; rollback', CASE WHEN true THEN 1 END";
+    sqlx::raw_sql(words).execute(&mut transaction).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(rows().await.unwrap(), 3);
+
+    sqlx::raw_sql("CREATE TABLE once (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)").execute(&pool).await.unwrap();
+    let mut transaction = pool.begin().await.unwrap();
+    sqlx::raw_sql("INSERT INTO once VALUES (1), (1)").execute(&mut transaction).await.unwrap();
+    sqlx::raw_sql("COMMIT").execute(&mut transaction).await.unwrap_err();
+    let error = transaction.commit().await.expect_err("nothing of it is there");
+    assert_eq!((error.code(), error.outcome()), ("commit.ended", Outcome::Unknown));
+
+    let mut transaction = pool.begin().await.unwrap();
+    sqlx::raw_sql("INSERT INTO written VALUES (4)").execute(&mut transaction).await.unwrap();
+    drop(futures::poll!(std::pin::pin!(sqlx::raw_sql("ROLLBACK").execute(&mut transaction))));
+    let error = transaction.commit().await.expect_err("nothing of it is there");
+    assert_eq!((error.code(), error.outcome()), ("commit.ended", Outcome::Unknown));
+    assert_eq!(rows().await.unwrap(), 3);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use sqlx_core::error::Error as SqlxError;
 use sqlx_postgres::{PgDatabaseError, PgSeverity};
 
 use crate::config::Access;
-use crate::outcome::{ErrorKind, Outcome, Reaction, Verdict};
+use crate::outcome::{COMMIT_ENDED, ErrorKind, Outcome, Reaction, Verdict};
 
 const fn not_sent(kind: ErrorKind, code: &'static str, reaction: Reaction) -> Verdict {
     Verdict { kind, code, outcome: Outcome::NotSent, reaction, keep: false, hint: None }
@@ -166,6 +166,10 @@ pub(super) fn judge_begin(error: &SqlxError, access: Access) -> Verdict {
 
 /// A COMMIT, or the statement that travels before it in the same message.
 pub(super) fn judge_commit(error: &SqlxError) -> Verdict {
+    // A statement before has ended the transaction: how, only its sender knows.
+    if code(error) == "25P01" {
+        return COMMIT_ENDED;
+    }
     let verdict = judge_statement(error, Access::ReadOnly);
     // What the server refused to run as well as what it undid: without its COMMIT nothing of a transaction stays.
     let refused = matches!(error, SqlxError::Database(_)) && verdict.outcome.left_nothing();

@@ -127,6 +127,7 @@ const ROWS: &[Row] = &[
 
     // COMMIT: an error the server answers undoes, silence does not tell.
     ("commit: deferred constraint", Commit, Said("ERROR", "23505", "x"), Kind::Database, "commit.refused", RolledBack, Surface),
+    ("commit: the transaction was ended before", Commit, Said("ERROR", "25P01", "x"), Kind::Database, "commit.ended", Unknown, Surface),
     ("commit: transaction is aborted", Commit, Said("ERROR", "25P02", "x"), Kind::Database, "commit.aborted", RolledBack, Surface),
     ("commit: idle in transaction for too long", Commit, Said("FATAL", "25P03", "x"), Kind::Lost, "commit.refused", RolledBack, Surface),
     ("commit: transaction too long", Commit, Said("FATAL", "25P04", "x"), Kind::Lost, "commit.refused", RolledBack, Surface),
@@ -225,7 +226,7 @@ async fn an_answered_commit_is_a_commit_and_what_was_answered_before_it_is_none(
     for answers in 0..=2 {
         let (connected, server) = connect_to(Commit, Answered(answers)).await;
         let mut connection = connected.expect("the login succeeds");
-        let result = commit::<Postgres>(&mut connection).await;
+        let result = commit::<Postgres>(&mut connection, false).await;
         server.await.expect("the server has played its part");
         match result {
             Ok(Committed { connection_lost }) => assert!(answers == 2 && connection_lost, "{answers} answers"),
