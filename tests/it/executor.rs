@@ -146,6 +146,35 @@ async fn an_argument_that_cannot_be_encoded_is_the_callers_error() {
 }
 
 #[tokio::test]
+async fn arguments_that_the_driver_cannot_send_are_the_callers_error() {
+    struct Unheard;
+    impl sqlx::Type<Postgres> for Unheard {
+        fn type_info() -> sqlx::postgres::PgTypeInfo {
+            sqlx::postgres::PgTypeInfo::with_name("unheard")
+        }
+    }
+    impl sqlx::Encode<'_, Postgres> for Unheard {
+        fn encode_by_ref(
+            &self,
+            _: &mut sqlx::postgres::PgArgumentBuffer,
+        ) -> Result<sqlx::encode::IsNull, sqlx::error::BoxDynError> {
+            Ok(sqlx::encode::IsNull::No)
+        }
+    }
+    let Some((_world, pool)) = world_with_items().await else { return };
+    let delete = || sqlx::query("DELETE FROM items WHERE name = $1");
+    let error = delete().bind(Unheard).execute(&pool).await.unwrap_err();
+    assert!(matches!(&error, sqlx::Error::TypeNotFound { type_name } if type_name == "unheard"), "{error:?}");
+    let many = (0..70_000).fold(delete(), |delete, n| delete.bind(n));
+    let error = many.execute(&pool).await.unwrap_err();
+    assert!(matches!(&error, sqlx::Error::Protocol(text) if text.contains("70000")), "{error:?}");
+    let status = pool.status();
+    assert_eq!((status.connects, status.idle), (1, 1), "neither costs the connection");
+    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM items").fetch_one(&pool).await.unwrap();
+    assert_eq!(left, 3);
+}
+
+#[tokio::test]
 async fn our_errors_are_found_inside_sqlx_errors() {
     let Some(world) = World::start().await else { return };
     world.refuse_connections(true).await;

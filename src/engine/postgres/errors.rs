@@ -105,8 +105,7 @@ pub(super) fn judge_statement(error: &SqlxError, access: Access) -> Verdict {
         SqlxError::Database(_) if is_fatal(error) => match code(error).as_str() {
             // Raised only while the server waits for a command: the statement came too late.
             "57P05" | "25P03" => Verdict { outcome: Outcome::NotExecuted, hint: None, ..LOST },
-            // The transaction as a whole took too long: undone with all that was in it.
-            "25P04" => Verdict { outcome: Outcome::RolledBack, hint: None, ..LOST },
+            // One that says the transaction took too long may have been raised before its commit and be said after it.
             _ => LOST,
         },
         SqlxError::Database(_) => match code(error).as_str() {
@@ -135,8 +134,15 @@ pub(super) fn judge_statement(error: &SqlxError, access: Access) -> Verdict {
         },
         SqlxError::Io(io) if is_runtime_gone(io) => RUNTIME_GONE,
         SqlxError::Io(_) => LOST,
+        // Said before anything of the statement is sent.
+        SqlxError::Protocol(text) if text.contains("too many arguments for query") => {
+            server(Outcome::NotSent, Reaction::Surface, true)
+        }
         SqlxError::Protocol(_) => Verdict { code: "lost.protocol", reaction: Reaction::Surface, ..LOST },
-        SqlxError::Encode(_) | SqlxError::InvalidArgument(_) => server(Outcome::NotSent, Reaction::Surface, true),
+        // For the last the driver has asked the server, and nothing else.
+        SqlxError::Encode(_) | SqlxError::InvalidArgument(_) | SqlxError::TypeNotFound { .. } => {
+            server(Outcome::NotSent, Reaction::Surface, true)
+        }
         SqlxError::RowNotFound => server(Outcome::Committed, Reaction::Surface, true),
         _ => server(Outcome::Unknown, Reaction::Surface, false),
     }
