@@ -82,7 +82,8 @@ impl<DB: Engine> Pool<DB> {
     /// A place, if one can be had without waiting.
     fn free_slot(&self, budget: &Budget) -> Result<Option<Slot>, Error> {
         if budget.acquire_until <= budget.started {
-            return Err(self.out_of_time(Phase::Queue, budget, 0, None));
+            let message = "the deadline, less the margin, had passed before the call";
+            return Err(self.effort(Error::new(ErrorKind::Deadline, "deadline.unsent", message), budget, 0));
         }
         self.shared.slots.try_take().map_err(closed)
     }

@@ -25,6 +25,23 @@ async fn ends_in_time(pool: &ProxyPool, what: &str, call: impl AsyncFn(ProxyPool
 }
 
 #[tokio::test]
+async fn a_deadline_that_has_passed_before_the_call_is_not_blamed_on_the_pool() {
+    let Some(world) = World::start().await else { return };
+    let pool = world.pool();
+    pool.warm().await.expect("a connection");
+    // The margin alone is longer.
+    for deadline in [Duration::ZERO, Duration::from_millis(100)] {
+        let pool = pool.by(deadline);
+        let error = sqlx::query("SELECT 1").execute(&pool).await.unwrap_err();
+        let begun = pool.begin().await.map(drop).unwrap_err();
+        for error in [Error::find(&error).expect("ours"), &begun] {
+            assert_eq!((error.code(), error.outcome()), ("deadline.unsent", Outcome::NotSent), "{error:#}");
+        }
+    }
+    assert_eq!(pool.status().idle, 1);
+}
+
+#[tokio::test]
 async fn rows_without_end_do_not_hide_the_deadline() {
     let Some(world) = World::start().await else { return };
     let pool = world.pool();
