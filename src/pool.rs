@@ -101,7 +101,7 @@ impl<DB: Engine> Pool<DB> {
             open: OpenCount::new(),
             idle: Mutex::new(Vec::with_capacity(config.max_connections())),
             counters: Counters::default(),
-            again: Again::default(),
+            again: Again::new(config.max_connections()),
             plain: Mutex::new(None),
             config,
         };

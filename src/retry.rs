@@ -93,31 +93,35 @@ impl Retry {
 /// one for each repeat, that fills by itself.
 #[derive(Debug)]
 pub(crate) struct RetryBudget {
+    capacity: f64,
     tokens: f64,
     filled: Option<Instant>,
 }
 
 impl RetryBudget {
-    /// As many repeats may come at once.
-    const CAPACITY: f64 = 50.0;
-    /// More than one call uses up that waits between its attempts as the policy says.
-    const PER_SECOND: f64 = 20.0;
+    /// As many repeats may come at once in a small pool.
+    const LEAST: f64 = 50.0;
+    /// And for each connection of a large one: when a database fails over, all lose their statements at once.
+    const PER_CONNECTION: f64 = 4.0;
+    /// What flows in, as a part of the whole: in a small pool more than one call uses up that waits between its attempts
+    /// as the policy says.
+    const PER_SECOND: f64 = 0.4;
+
+    /// The budget of a pool with as many connections.
+    pub(crate) fn for_connections(connections: u32) -> Self {
+        let capacity = (f64::from(connections) * Self::PER_CONNECTION).max(Self::LEAST);
+        RetryBudget { capacity, tokens: capacity, filled: None }
+    }
 
     fn spend(&mut self, now: Instant) -> bool {
         let passed = self.filled.map_or(Duration::ZERO, |filled| now.saturating_duration_since(filled));
         self.filled = Some(now);
-        self.tokens = passed.as_secs_f64().mul_add(Self::PER_SECOND, self.tokens).min(Self::CAPACITY);
+        self.tokens = passed.as_secs_f64().mul_add(Self::PER_SECOND * self.capacity, self.tokens).min(self.capacity);
         let enough = self.tokens >= 1.0;
         if enough {
             self.tokens -= 1.0;
         }
         enough
-    }
-}
-
-impl Default for RetryBudget {
-    fn default() -> Self {
-        RetryBudget { tokens: Self::CAPACITY, filled: None }
     }
 }
 
@@ -127,6 +131,12 @@ mod tests {
 
     use super::*;
     use crate::clock::{AdjustableClock, Clock};
+
+    impl Default for RetryBudget {
+        fn default() -> Self {
+            RetryBudget::for_connections(1)
+        }
+    }
 
     const OUTCOMES: [Outcome; 6] = [
         Outcome::NotSent,
@@ -212,7 +222,7 @@ mod tests {
             for step in steps {
                 now += Duration::from_millis(step);
                 spent += f64::from(u8::from(budget.spend(now)));
-                let most = (now - start).as_secs_f64().mul_add(RetryBudget::PER_SECOND, RetryBudget::CAPACITY);
+                let most = RetryBudget::LEAST * (now - start).as_secs_f64().mul_add(RetryBudget::PER_SECOND, 1.0);
                 prop_assert!(spent <= most + 1e-6);
             }
         }
@@ -260,6 +270,6 @@ mod tests {
             let room = Room { now, until: Some(now + Duration::from_secs(9)), min_attempt: Duration::ZERO };
             retry(*seed).next(failed, room, &mut budget).is_some()
         });
-        assert_eq!(repeated.count(), RetryBudget::CAPACITY as usize);
+        assert_eq!(repeated.count(), RetryBudget::LEAST as usize);
     }
 }

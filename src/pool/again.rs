@@ -13,11 +13,19 @@ use crate::statement::LONGEST_READ;
 const REMEMBERED: usize = 512;
 
 /// What is known of repeats and of the statements they may repeat.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Again {
     budget: Mutex<RetryBudget>,
     /// Whether a text is certain to change nothing. To find out it has to be parsed.
     reads: Mutex<HashMap<Box<str>, bool>>,
+}
+
+impl Again {
+    /// For a pool with as many connections.
+    pub(super) fn new(connections: usize) -> Self {
+        let budget = RetryBudget::for_connections(u32::try_from(connections).unwrap_or(u32::MAX));
+        Again { budget: Mutex::new(budget), reads: Mutex::default() }
+    }
 }
 
 impl<DB: Engine> Pool<DB> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rds_proxy_pool::emulator::{Fault, Kind, Message, Point};
 use rds_proxy_pool::{Error, ErrorKind, Outcome, ProxyPool};
 use sqlx::Connection;
 
@@ -71,6 +72,20 @@ async fn an_idempotent_statement_whose_answer_was_lost_is_sent_again() {
     running.await.unwrap().unwrap();
     assert_eq!(pool.status().retries, 1);
     assert!(written(&pool).await >= 1);
+}
+
+#[tokio::test]
+async fn a_large_pool_loses_no_read_when_all_its_connections_are_lost_at_once() {
+    const CALLS: usize = 80;
+    let Some(world) = World::start().await else { return };
+    let pool = ProxyPool::new(world.config().max_connections(40).max_idle(40).build().unwrap()).unwrap();
+    let lost = Fault::new(Message::Execute, Point::BeforeReply, Kind::Reset).text("read").times(CALLS as u64);
+    world.proxy().inject(lost);
+    let read = async || sqlx::query("SELECT 1 AS read").execute(&pool).await;
+    let answers = futures::future::join_all((0..CALLS).map(|_| read())).await;
+    let failed: Vec<_> = answers.into_iter().filter_map(Result::err).collect();
+    assert!(failed.is_empty(), "{} of {CALLS}: {:?}", failed.len(), failed[0]);
+    assert_eq!(pool.status().retries, CALLS as u64);
 }
 
 #[tokio::test]
