@@ -96,6 +96,14 @@ impl<DB: Engine> ProxyConnection<DB> {
         self.live().spoil();
     }
 
+    /// Before the next call of a holder who may have dropped the future of one.
+    pub(crate) async fn catch_up(&mut self, until: Option<Instant>) {
+        let live = self.live.as_mut().expect(HELD);
+        if live.is_in_flight() {
+            Box::pin(live.catch_up(self.pool.clock(), until)).await;
+        }
+    }
+
     /// Runs one driver call and heeds what became of it.
     pub(crate) fn drive<T>(
         &mut self,
@@ -147,6 +155,7 @@ impl<DB: Engine> ProxyConnection<DB> {
             tracing::debug!(sql = call.text(), "sending a statement");
             let effect = DB::transaction_effect(call.text());
             let access = self.pool.config().access();
+            self.catch_up(until).await;
             let clock = self.pool.clock();
             let live = self.live.as_mut().expect(HELD);
             let (_, condition) = live.split();

@@ -61,6 +61,9 @@ pub trait Driver: Database<Arguments: Clone + Arguments + 'static, Statement: Cl
     /// Asks in one round trip whether the session can write and is in no transaction.
     fn probe(connection: &mut Self::Connection) -> Answer<'_, Probe>;
 
+    /// Reads what is still to come of calls whose futures were dropped; the errors among it are nobody's any more.
+    fn catch_up(connection: &mut Self::Connection) -> Answer<'_, ()>;
+
     /// What a failure to connect or log in means.
     fn judge_connect(error: &SqlxError) -> Verdict;
 

@@ -313,6 +313,7 @@ impl<DB: Engine> ProxyConnection<DB> {
         send: impl for<'c> FnOnce(&'c mut DB::Connection, Call<DB>) -> Answer<'c, T>,
     ) -> Result<T, SqlxError> {
         let budget = self.pool().budget();
+        self.catch_up(budget.until).await;
         let result = self.statement(budget.until, call, send).await;
         result.map_err(|failure| failure.into_sqlx(|error| self.pool().effort(error, &budget, 1)))
     }
@@ -323,6 +324,7 @@ impl<DB: Engine> ProxyConnection<DB> {
     ) -> Result<T, SqlxError> {
         let budget = self.pool().budget();
         let access = self.pool().config().access();
+        self.catch_up(budget.until).await;
         let result = self.drive(budget.until, |error| DB::judge_statement(error, access), send).await;
         result.map_err(|failure| failure.into_sqlx(|error| self.pool().effort(error, &budget, 1)))
     }

@@ -152,6 +152,7 @@ impl<DB: Engine> ProxyTransaction<DB> {
             return Err(error.hint_of(hint.unwrap_or_default()));
         }
         let in_doubt = self.connection.may_have_ended();
+        self.connection.catch_up(budget.until).await;
         let unheard = Unheard;
         let result = self.connection.drive(budget.until, DB::judge_commit, |live| commit::<DB>(live, in_doubt)).await;
         std::mem::forget(unheard);
@@ -170,6 +171,7 @@ impl<DB: Engine> ProxyTransaction<DB> {
     /// Dropping the future closes the connection, which undoes the transaction.
     pub async fn rollback(mut self) -> Result<(), Error> {
         let budget = self.connection.pool().budget();
+        self.connection.catch_up(budget.until).await;
         let rollback = self.connection.drive(budget.until, DB::judge_rollback, |live| simple::<DB>(live, "ROLLBACK"));
         let result = rollback.await;
         self.ended(result, Phase::Rollback, &budget)

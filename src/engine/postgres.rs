@@ -3,7 +3,7 @@
 mod class;
 mod errors;
 
-use sqlx_core::connection::ConnectOptions;
+use sqlx_core::connection::{ConnectOptions, Connection};
 use sqlx_core::describe::Describe;
 use sqlx_core::error::Error as SqlxError;
 use sqlx_core::executor::Executor;
@@ -80,6 +80,18 @@ impl Driver for Postgres {
             let row = connection.fetch_optional(PROBE).await?.ok_or(SqlxError::RowNotFound)?;
             let text = |column| read_text(&row, column);
             Ok(Probe { writable: text(0)? == "off", in_transaction: text(1)? != text(2)? })
+        })
+    }
+
+    fn catch_up(connection: &mut PgConnection) -> Answer<'_, ()> {
+        Box::pin(async move {
+            loop {
+                match connection.ping().await {
+                    // The next ping reads on behind it; a connection that it has ended says so then.
+                    Err(SqlxError::Database(_)) => {}
+                    ended => return ended,
+                }
+            }
         })
     }
 

@@ -1,7 +1,7 @@
 //! A connection and what is known of its health.
 
 use std::mem;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx_core::connection::Connection;
 use sqlx_core::error::Error as SqlxError;
@@ -211,6 +211,17 @@ impl<DB: Engine> Live<DB> {
         let probe = self.drive(clock, bounds, |connection| DB::probe(connection)).await.ok()?;
         self.condition.lent = false;
         Some(probe)
+    }
+
+    /// Whether a future of its driver was dropped before its end.
+    pub(crate) fn is_in_flight(&self) -> bool {
+        self.condition.in_flight
+    }
+
+    /// Reads what is still to come of futures that were dropped: an error among it would be taken for that of the next
+    /// statement, which would not be sent. A connection that cannot be read from will say so to the next one as well.
+    pub(crate) async fn catch_up(&mut self, clock: &dyn Clock, until: Option<Instant>) {
+        let _ = self.drive(clock, until.into(), |connection| DB::catch_up(connection)).await;
     }
 
     /// Runs one driver call to its end. If this future is dropped the connection will not be used by anyone else.

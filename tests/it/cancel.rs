@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures::TryStreamExt;
-use rds_proxy_pool::ProxyPool;
+use rds_proxy_pool::{Outcome, ProxyPool};
 use sqlx::{Connection, Executor, SqlSafeStr};
 
 use crate::support::world::{World, is_in_transaction};
@@ -194,4 +194,32 @@ async fn a_held_connection_whose_query_was_dropped_answers_its_holder_and_is_the
     assert_eq!(value, 2);
     drop(connection);
     assert_eq!(pool.status().open, 0);
+}
+
+#[tokio::test]
+async fn the_error_of_a_statement_that_was_dropped_is_not_taken_for_the_next_one_s() {
+    let Some(world) = World::start().await else { return };
+    let pool = world.pool();
+    let failing = || sqlx::query("SELECT 1 / length(pg_sleep(0.02)::text)");
+    let mut connection = pool.acquire().await.unwrap();
+    // Prepared, so that it is the answer to its execution that is dropped.
+    failing().execute(&mut connection).await.unwrap_err();
+    for _ in 0..2 {
+        assert!(polled(1, failing().execute(&mut connection)).await.is_none());
+        assert!(polled(1, failing().execute(&mut connection)).await.is_none());
+        let value: i32 = sqlx::query_scalar("SELECT $1 + 1").bind(1).fetch_one(&mut connection).await.unwrap();
+        assert_eq!(value, 2);
+        assert!(polled(1, failing().execute(&mut connection)).await.is_none());
+        let rows: Vec<_> = sqlx::query("SELECT 1").fetch(&mut connection).try_collect().await.unwrap();
+        assert_eq!(rows.len(), 1);
+        assert!(polled(1, failing().execute(&mut connection)).await.is_none());
+        (&mut connection).prepare("SELECT 2".into_sql_str()).await.unwrap();
+    }
+    drop(connection);
+    assert_eq!(pool.status().open, 0);
+
+    let mut transaction = pool.begin().await.unwrap();
+    assert!(polled(1, sqlx::raw_sql("SELECT 1 / 0").execute(&mut transaction)).await.is_none());
+    let error = transaction.commit().await.unwrap_err();
+    assert_eq!((error.code(), error.outcome()), ("commit.aborted", Outcome::RolledBack));
 }
