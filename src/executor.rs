@@ -14,7 +14,7 @@ use crate::clock::Reading;
 use crate::connection::{Failure, ProxyConnection};
 use crate::deadline::Budget;
 use crate::engine::{Answer, Call, Engine};
-use crate::outcome::{Outcome, Verdict};
+use crate::outcome::{Outcome, Reaction, Verdict};
 use crate::pool::{Fence, Pool};
 use crate::retry::{Failed, Repeat, Retry};
 use crate::statement::may_leave_part;
@@ -39,6 +39,8 @@ struct Attempts<'p, DB: Engine> {
     now: Option<Reading>,
     budget: Budget,
     made: u32,
+    /// Another connection was of use after the last attempt: those that are idle may be like the one that was not.
+    distrusts: bool,
     /// Made when it is needed: most calls do without.
     retry: Option<Box<Retry>>,
     /// The last attempt that may have written: what is reported unless a later one succeeds.
@@ -49,7 +51,7 @@ impl<'p, DB: Engine> Attempts<'p, DB> {
     fn new(pool: &'p Pool<DB>) -> Self {
         let now = pool.clock().now();
         let budget = pool.budget_at(now.monotonic);
-        Attempts { pool, now: Some(now), budget, made: 0, retry: None, lost: None }
+        Attempts { pool, now: Some(now), budget, made: 0, distrusts: false, retry: None, lost: None }
     }
 
     /// When a repeat does harm; there is no text where nothing is run.
@@ -72,7 +74,11 @@ impl<'p, DB: Engine> Attempts<'p, DB> {
         };
         self.made += 1;
         let now = self.now.take();
-        let fence = || if self.repeat(sql) == Repeat::Harmless { Fence::Request } else { Fence::LookAndProbe };
+        let fence = || match self.repeat(sql) {
+            _ if self.distrusts => Fence::AlwaysProbe,
+            Repeat::Harmless => Fence::Request,
+            Repeat::IfUndone | Repeat::IfUnsent => Fence::LookAndProbe,
+        };
         match self.pool.checkout(&budget, now, &fence).await {
             Ok(connection) => Ok(connection),
             Err(error) => Err(self.lost.take().map_or_else(|| error.into(), |lost| self.said(*lost))),
@@ -93,6 +99,7 @@ impl<'p, DB: Engine> Attempts<'p, DB> {
     async fn again(&mut self, failure: Failure, sql: Option<&str>) -> Option<SqlxError> {
         let Verdict { outcome, reaction, code, .. } = *failure.verdict();
         let failed = Failed { outcome, reaction, repeat: self.repeat(sql), made: self.made };
+        self.distrusts |= reaction == Reaction::Reconnect;
         let Some(resume) = self.pool.retry_at(&mut self.retry, failed, self.budget.until) else {
             return Some(self.report(failure));
         };

@@ -31,11 +31,13 @@ pub(crate) enum Fence {
     /// The same, and even one used a moment ago is looked at: what is sent on one that the peer has closed by then is lost,
     /// and afterwards nobody can tell that it was.
     LookAndProbe,
+    /// A round trip of its own in any case: another connection has just been lost, or led to a server that cannot write.
+    AlwaysProbe,
 }
 
 impl<DB: Engine> Pool<DB> {
     /// A connection fit for use, within the budget. Without a gap since its last use this makes no system call, but for
-    /// the look before a write.
+    /// the look before a write and the check before a repeat.
     ///
     /// `now` spares the clocks: they were read for the budget, and nothing was awaited since. What a warm call has no
     /// use for is boxed: its future is moved, and connecting alone is tens of kilobytes.
@@ -56,20 +58,25 @@ impl<DB: Engine> Pool<DB> {
         while let Some((mut live, idle)) =
             self.shared.take_idle(runtime, now.take().unwrap_or_else(|| self.clock().now()))
         {
-            match idle {
-                Idle::Warm if fence() == Fence::LookAndProbe && live.was_closed() => {
-                    self.shared.discarded("closed by the peer");
+            let in_doubt = match idle {
+                Idle::Unfit(reason) => {
+                    self.shared.discarded(reason);
+                    continue;
                 }
-                Idle::Warm => return Ok(self.guard(live, slot)),
-                Idle::Suspect if fence() == Fence::Request => return Ok(self.guard(live, slot)),
-                Idle::Suspect | Idle::Doubtful => {
-                    if Box::pin(self.proves_itself(&mut live, budget)).await {
-                        return Ok(self.guard(live, slot));
+                Idle::Doubtful => true,
+                Idle::Suspect => fence() != Fence::Request,
+                Idle::Warm => match fence() {
+                    Fence::LookAndProbe if live.was_closed() => {
+                        self.shared.discarded("closed by the peer");
+                        continue;
                     }
-                    self.shared.discarded("failed the check after a gap");
-                }
-                Idle::Unfit(reason) => self.shared.discarded(reason),
+                    fence => fence == Fence::AlwaysProbe,
+                },
+            };
+            if !in_doubt || Box::pin(self.proves_itself(&mut live, budget)).await {
+                return Ok(self.guard(live, slot));
             }
+            self.shared.discarded("failed the check");
         }
         let live = Box::pin(self.open(budget, runtime)).await?;
         Ok(self.guard(live, slot))

@@ -75,6 +75,28 @@ async fn an_idempotent_statement_whose_answer_was_lost_is_sent_again() {
 }
 
 #[tokio::test]
+async fn one_repeat_is_enough_however_many_idle_connections_lead_to_a_demoted_writer() {
+    let Some(world) = World::start_with_standby().await else { return };
+    let pool = ProxyPool::new(world.config().max_connections(14).max_idle(14).build().unwrap()).unwrap();
+    sqlx::raw_sql("CREATE TABLE written (n int)").execute(&pool).await.unwrap();
+    for begins in [false, true] {
+        let held = futures::future::join_all((0..14).map(|_| pool.acquire())).await;
+        drop(held.into_iter().map(Result::unwrap).collect::<Vec<_>>());
+        world.demote_existing().await;
+        let retries = pool.status().retries;
+        if begins {
+            let mut transaction = pool.begin().await.unwrap();
+            sqlx::raw_sql("INSERT INTO written VALUES (1)").execute(&mut transaction).await.unwrap();
+            transaction.commit().await.unwrap();
+        } else {
+            sqlx::raw_sql("INSERT INTO written VALUES (1)").execute(&pool).await.unwrap();
+        }
+        assert_eq!(pool.status().retries - retries, 1);
+    }
+    assert_eq!(written(&pool).await, 2);
+}
+
+#[tokio::test]
 async fn a_large_pool_loses_no_read_when_all_its_connections_are_lost_at_once() {
     const CALLS: usize = 80;
     let Some(world) = World::start().await else { return };
