@@ -166,7 +166,8 @@ impl<DB: Engine> ProxyTransaction<DB> {
         self.ended(result.map(drop), Phase::Commit, &budget)
     }
 
-    /// Undoes everything done in the transaction and keeps the connection.
+    /// Undoes everything done in the transaction and keeps the connection. What a COMMIT among your own statements has made
+    /// permanent stays.
     ///
     /// # Errors
     /// Where the answer was lost; the server undoes the transaction all the same, as its connection is closed.
