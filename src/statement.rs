@@ -33,7 +33,7 @@ pub(crate) fn transaction_effect(sql: &str) -> TransactionEffect {
     let is = |word: &str, other: &str| word.eq_ignore_ascii_case(other);
     if single.contains(';') {
         let opens = |word: &str| ["begin", "start", "chain"].iter().any(|opener| is(word, opener));
-        let ends = |word: &str| ENDINGS.iter().any(|ending| is(word, ending));
+        let ends = |word: &str| is(word, "prepare") || ENDINGS.iter().any(|ending| is(word, ending));
         return if opens(first) || words.clone().any(opens) {
             TransactionEffect::Unsure
         } else if ends(first) || words.any(ends) {
@@ -54,6 +54,9 @@ pub(crate) fn transaction_effect(sql: &str) -> TransactionEffect {
         } else {
             TransactionEffect::Ends
         }
+    } else if is(first, "prepare") && words.next().is_some_and(|second| is(second, "transaction")) {
+        // It is the session's no more.
+        TransactionEffect::Ends
     } else {
         TransactionEffect::None
     }
@@ -125,6 +128,8 @@ mod tests {
             ("commit and no chain", Ends),
             ("COMMIT AND CHAIN", Unsure),
             ("ROLLBACK PREPARED 'x'", None),
+            ("PREPARE TRANSACTION 'x'", Ends),
+            ("PREPARE x AS SELECT 1", None),
             ("abort", Ends),
             ("SAVEPOINT begin", None),
             ("/* unended", None),
@@ -158,5 +163,6 @@ mod tests {
         assert_eq!(transaction_effect(";;BEGIN"), Opens);
         assert_eq!(transaction_effect("INSERT INTO t VALUES (1); ROLLBACK"), MayEnd);
         assert_eq!(transaction_effect("COMMIT /* ; */"), MayEnd);
+        assert_eq!(transaction_effect("SELECT 1; PREPARE TRANSACTION 'x'"), MayEnd);
     }
 }
