@@ -1,10 +1,12 @@
 //! Getting and giving back connections.
 
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::FutureExt;
+use rds_proxy_pool::clock::{AdjustableClock, Clock, Sleep};
 use rds_proxy_pool::{ErrorKind, Outcome, Phase, ProxyPool};
 use sqlx::Connection;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::support::world::{World, is_in_transaction};
 
@@ -270,5 +272,61 @@ async fn an_acquire_timeout_below_the_least_attempt_still_makes_one() {
     let config = world.config().acquire_timeout(Duration::from_millis(90)).build().unwrap();
     if let Err(error) = ProxyPool::new(config).unwrap().acquire().await {
         assert!(error.attempts() > 0, "{error:#}");
+    }
+}
+
+/// A clock that stands still, and tells until when somebody sleeps.
+#[derive(Debug)]
+struct Pauses(AdjustableClock, UnboundedSender<Instant>);
+
+impl Clock for Pauses {
+    fn wall(&self) -> SystemTime {
+        self.0.wall()
+    }
+
+    fn monotonic(&self) -> Instant {
+        self.0.monotonic()
+    }
+
+    fn sleep_until(&self, at: Instant) -> Sleep {
+        // Nobody listens once the call is over.
+        let _ = self.1.send(at);
+        self.0.sleep_until(at)
+    }
+}
+
+#[tokio::test]
+async fn whatever_pause_is_drawn_a_peer_that_is_back_in_time_for_one_more_attempt_is_found() {
+    const ALL: Duration = Duration::from_millis(600);
+    /// Twice the least time for an attempt: room for one, and for a late timer.
+    const ROOM: Duration = Duration::from_millis(200);
+    let Some(world) = World::start().await else { return };
+    for round in 0..40 {
+        world.refuse_connections(true).await;
+        let clock = AdjustableClock::stopped();
+        let (pauses, mut until) = unbounded_channel();
+        let config = world.config().acquire_timeout(ALL).clock(Pauses(clock.clone(), pauses)).build().unwrap();
+        let end = clock.monotonic() + ALL;
+        let pool = ProxyPool::new(config).unwrap();
+        let mut call = std::pin::pin!(pool.acquire());
+        let following = async {
+            loop {
+                tokio::select! {
+                    found = &mut call => break found,
+                    // What is attended to is given until the end or longer; what ends before is a pause.
+                    Some(at) = until.recv() => if at < end {
+                        if at + ROOM >= end {
+                            world.refuse_connections(false).await;
+                        }
+                        clock.advance(at.saturating_duration_since(clock.monotonic()));
+                    },
+                }
+            }
+        };
+        let found = tokio::time::timeout(Duration::from_secs(10), following).await;
+        let found = found.unwrap_or_else(|_| panic!("round {round}: a pause that leaves no time for an attempt"));
+        let found = found.unwrap_or_else(|error| panic!("round {round}: {error:#}"));
+        drop(found);
+        assert!(pool.status().connect_failures > 0);
     }
 }
