@@ -10,6 +10,9 @@ const MAX_ATTEMPTS: u32 = 10;
 /// Where no deadline is known, pauses are those of a call with so much time left.
 const TIME_LEFT: Duration = Duration::from_secs(8);
 
+/// Where no deadline is known, a repeat waits so long at most for its turn among those of other calls.
+const LONGEST_TURN: Duration = Duration::from_secs(1);
+
 /// When doing something twice does harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeat {
@@ -85,12 +88,17 @@ impl Retry {
             None if failed.made < MAX_ATTEMPTS => drawn,
             None => return None,
         };
-        budget.spend(room.now).then_some(at)
+        // Others may have been first: it waits for its turn, and gives up only if that comes too late.
+        let last = match room.until {
+            Some(until) => until.checked_sub(room.min_attempt)?,
+            None => room.now + LONGEST_TURN,
+        };
+        budget.turn(room.now, at, last)
     }
 }
 
 /// What all calls of a pool may repeat together, so that many that fail at once do not become a storm: a bucket of tokens,
-/// one for each repeat, that fills by itself.
+/// one for each repeat, that fills by itself. Who finds it empty waits for the next token.
 #[derive(Debug)]
 pub(crate) struct RetryBudget {
     capacity: f64,
@@ -113,15 +121,20 @@ impl RetryBudget {
         RetryBudget { capacity, tokens: capacity, filled: None }
     }
 
-    fn spend(&mut self, now: Instant) -> bool {
+    /// When a repeat planned for `at` may begin; `None`, and nothing is taken, if that is after `last`.
+    fn turn(&mut self, now: Instant, at: Instant, last: Instant) -> Option<Instant> {
         let passed = self.filled.map_or(Duration::ZERO, |filled| now.saturating_duration_since(filled));
         self.filled = Some(now);
-        self.tokens = passed.as_secs_f64().mul_add(Self::PER_SECOND * self.capacity, self.tokens).min(self.capacity);
-        let enough = self.tokens >= 1.0;
-        if enough {
-            self.tokens -= 1.0;
+        let per_second = Self::PER_SECOND * self.capacity;
+        self.tokens = passed.as_secs_f64().mul_add(per_second, self.tokens).min(self.capacity);
+        // What is missing belongs to those who wait already.
+        let missing = (1.0 - self.tokens).max(0.0);
+        let turn = at.max(now + Duration::from_secs_f64(missing / per_second));
+        if turn > at.max(last) {
+            return None;
         }
-        enough
+        self.tokens -= 1.0;
+        Some(turn)
     }
 }
 
@@ -218,12 +231,14 @@ mod tests {
         #[test]
         fn a_budget_never_gives_more_than_it_holds_and_what_has_flowed_in(steps in prop::collection::vec(0_u64..300, 1..400)) {
             let start = AdjustableClock::new().monotonic();
-            let (mut now, mut budget, mut spent) = (start, RetryBudget::default(), 0.0);
+            let (mut now, mut budget, mut turns) = (start, RetryBudget::default(), Vec::new());
             for step in steps {
                 now += Duration::from_millis(step);
-                spent += f64::from(u8::from(budget.spend(now)));
-                let most = RetryBudget::LEAST * (now - start).as_secs_f64().mul_add(RetryBudget::PER_SECOND, 1.0);
-                prop_assert!(spent <= most + 1e-6);
+                turns.extend(budget.turn(now, now, now + Duration::from_secs(5)));
+            }
+            for (before, turn) in turns.iter().enumerate() {
+                let most = RetryBudget::LEAST * (*turn - start).as_secs_f64().mul_add(RetryBudget::PER_SECOND, 1.0);
+                prop_assert!((before + 1) as f64 <= most + 1e-3, "number {before} after {:?}", *turn - start);
             }
         }
     }
@@ -260,16 +275,26 @@ mod tests {
         }
     }
 
-    #[test]
-    fn many_calls_at_once_share_the_budget() {
+    /// When each of a thousand calls that fail together is made again.
+    fn a_thousand_at_once(until: Option<Duration>) -> (Instant, Vec<Instant>) {
         let now = AdjustableClock::new().monotonic();
         let mut budget = RetryBudget::default();
-        let repeated = (0..1000).filter(|seed| {
-            let failed =
-                Failed { outcome: Outcome::NotSent, reaction: Reaction::Reconnect, repeat: Repeat::IfUndone, made: 1 };
-            let room = Room { now, until: Some(now + Duration::from_secs(9)), min_attempt: Duration::ZERO };
-            retry(*seed).next(failed, room, &mut budget).is_some()
-        });
-        assert_eq!(repeated.count(), RetryBudget::LEAST as usize);
+        let room = Room { now, until: until.map(|until| now + until), min_attempt: Duration::ZERO };
+        let failed =
+            Failed { outcome: Outcome::NotSent, reaction: Reaction::Reconnect, repeat: Repeat::IfUndone, made: 1 };
+        (now, (0..1000).filter_map(|seed| retry(seed).next(failed, room, &mut budget)).collect())
+    }
+
+    #[test]
+    fn many_calls_at_once_share_the_budget_and_wait_for_their_turn_while_there_is_time() {
+        let (per_second, capacity) = ((RetryBudget::PER_SECOND * RetryBudget::LEAST) as usize, RetryBudget::LEAST as usize);
+        let (now, again) = a_thousand_at_once(Some(Duration::from_secs(9)));
+        assert_eq!(again.len(), capacity + 9 * per_second, "the others have no turn in time");
+        for seconds in 1..=9 {
+            let begun = again.iter().filter(|at| **at <= now + Duration::from_secs(seconds)).count();
+            assert!(begun <= capacity + seconds as usize * per_second, "{begun} within {seconds} s");
+        }
+        let (_, again) = a_thousand_at_once(None);
+        assert_eq!(again.len(), capacity + per_second, "nobody waits for ever");
     }
 }
