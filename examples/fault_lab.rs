@@ -6,6 +6,23 @@
 //! line of JSON, `--workers N` changes how many work, `--minutes N` how long it may take. It needs PostgreSQL's server
 //! binaries (Debian: `apt-get install postgresql`).
 //!
+//! Some faults take more than the emulator. The process stops itself (SIGSTOP) as an environment is frozen, and its connections
+//! are reset or their packets dropped meanwhile; packets are also dropped while it runs. That takes root, and `ss` and `nft`;
+//! what cannot be done is skipped, and said so. Only the emulator's port is concerned, and what is put into the kernel is
+//! taken away by a shell that outlives this process.
+//!
+//! What the findings mean, where a name does not say it:
+//!
+//! - `unknown_where`: how far the request had come. `read_and_not_passed_on` is one whose statement the emulator had read
+//!   whole and whose database got nothing of it. `under_way` ones lay in a socket or in the emulator when everybody was cut
+//!   off, kept waiting, or had a server lost. None of these can be told by a client from one that was done: it has written
+//!   the request, and the connection ends without a word. A cut while idle has no such excuse: `unknown_of_idle_cuts` is 0.
+//! - `errors_of_reads` and `errors_of_idempotent_writes` are of calls that could be served in time. Apart from them stand
+//!   `errors_beyond_the_deadline`, when an outage lasted as long as the call could wait, `errors_of_silence`, when its own
+//!   connection took the request and never answered, which is not to be told from a slow query, and
+//!   `errors_of_certificates`: a certificate that nobody may trust is surfaced at once and not tried again.
+//! - `late_ms_max`: how long after its deadline a call came, less what a timer of the process was late at that time.
+//!
 //! The same faults are then brought about for three others, so that one sees the checker convict: sqlx's own pool with
 //! every error taken for a failure, one that repeats everything that failed, and this crate's pool with `idempotent()`
 //! said of a statement that is not.
@@ -16,6 +33,8 @@ mod check;
 mod client;
 #[path = "fault_lab/director.rs"]
 mod director;
+#[path = "fault_lab/kernel.rs"]
+mod kernel;
 #[path = "fault_lab/plan.rs"]
 mod plan;
 #[path = "fault_lab/report.rs"]
@@ -114,10 +133,12 @@ async fn experiment(options: Options) -> Outcome<Report> {
     let Options { faults, seed, workers, .. } = options;
     let until = Instant::now() + Duration::from_secs(60 * options.minutes);
     let stage = Stage::start().await?;
+    let skipped = stage.kernel.missing();
+    skipped.iter().for_each(|what| eprintln!("fault_lab: SKIPPED: {what}"));
     let ours = stage.our_clients(workers)?;
-    let verdict = run(&stage, options, &Plan::new(seed, faults), ours, Mix::Everything, until).await?;
+    let verdict = run(&stage, options, &Plan::new(seed, faults, stage.kernel), ours, Mix::Everything, until).await?;
 
-    let plan = Plan::new(seed, faults.min(FAULTS_OF_A_CONTROL));
+    let plan = Plan::new(seed, faults.min(FAULTS_OF_A_CONTROL), stage.kernel);
     let plain = stage.sqlx_clients(workers, Client::Plain);
     let plain = run(&stage, options, &plan, plain, Mix::Everything, until).await?;
     let stubborn = stage.sqlx_clients(workers, Client::Stubborn);
@@ -125,7 +146,7 @@ async fn experiment(options: Options) -> Outcome<Report> {
     let blind = stage.our_clients(workers)?;
     let blind = run(&stage, options, &plan, blind, Mix::Overwrites, until).await?;
     let controls = [("sqlx_pool", plain), ("retry_everything", stubborn), ("blind_overwrite", blind)];
-    Ok(Report { seed, ours: verdict, controls })
+    Ok(Report { seed, skipped, ours: verdict, controls })
 }
 
 async fn run(
@@ -143,7 +164,8 @@ async fn run(
         let client = &clients[worker * clients.len() / options.workers];
         run.work(worker, client, mix, options.seed)
     });
-    let (records, lags, ()) = tokio::join!(join_all(workers), run.look_at_the_clock(), run.direct(plan, until));
+    let (records, lags, directed) = tokio::join!(join_all(workers), run.look_at_the_clock(), run.direct(plan, until));
+    directed?;
     let took = started.elapsed();
     join_all(clients.iter().map(Client::close)).await;
     stage.settle().await;
@@ -154,6 +176,6 @@ async fn run(
     let records: Vec<_> = records.into_iter().flatten().collect();
     let mut windows = std::mem::take(&mut *lock(&run.windows));
     windows.extend(run.watch.slow_logins().into_iter().map(Window::of_slow_login));
-    let findings = Findings::of(stage, &records, &windows, &lags).await?;
+    let findings = Findings::of(stage, &records, &windows, &run.watch.certificates(), &lags).await?;
     Ok(Verdict { faults: run.faults(), planned: plan.faults(), by_fault, findings, took })
 }

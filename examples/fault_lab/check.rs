@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use rds_proxy_pool::emulator::{ClientMessage, Delivered, Kind, Strike};
+use rds_proxy_pool::emulator::{ClientMessage, Delivered, Kind, Message, Strike};
 use sqlx::{Connection, PgConnection};
 
 use crate::Outcome;
@@ -16,6 +16,11 @@ use crate::worker::Record;
 const BUDGET: Duration = Duration::from_millis(1750);
 /// A call whose budget is used up by outages but for this can hardly succeed.
 const LEFT: Duration = Duration::from_millis(350);
+/// Two outages with no more than this between them are one to whoever meets both: it is the longest pause of a client, and
+/// the time to connect.
+const BETWEEN: Duration = Duration::from_millis(350);
+/// So long after it struck, a fault may be seen in the emulator's log.
+const SEEN: Duration = Duration::from_millis(20);
 
 /// What the comparison found.
 #[derive(Debug, Default)]
@@ -36,10 +41,22 @@ pub(crate) struct Findings {
     pub(crate) unknown_explained: usize,
     /// How much of the request had arrived, for each explained one.
     pub(crate) unknown_where: BTreeMap<&'static str, usize>,
+    /// Of those that were under way when something befell everybody: what that was.
+    pub(crate) unknown_under_way_at: BTreeMap<&'static str, usize>,
+    /// After something befell connections that were idle, and for no other reason.
+    pub(crate) unknown_of_idle_cuts: usize,
+    /// The statement was being prepared for its only run: it did nothing, and its caller cannot know.
+    pub(crate) unknown_of_prepare: usize,
     pub(crate) errors_of_reads: usize,
     pub(crate) errors_of_idempotent_writes: usize,
     /// Reads and idempotent writes that outages left no time for.
     pub(crate) errors_beyond_the_deadline: usize,
+    /// Those whose own connection took them and stayed silent for as long as they could wait.
+    pub(crate) errors_of_silence: usize,
+    /// Those that were shown a certificate nobody may trust: no outage, and never tried again.
+    pub(crate) errors_of_certificates: usize,
+    /// How often such a certificate was shown.
+    pub(crate) certificates: usize,
     pub(crate) errors: BTreeMap<String, usize>,
     /// The calls behind what is wrong, in words.
     pub(crate) culprits: Vec<String>,
@@ -50,6 +67,8 @@ pub(crate) struct Findings {
     /// The longest of them for each fault.
     pub(crate) longest_recovery: BTreeMap<&'static str, Duration>,
     pub(crate) late: Duration,
+    /// The latest that a timer of this process fired; it is stopped at times.
+    pub(crate) lag: Duration,
     pub(crate) longest_call: Duration,
 }
 
@@ -89,16 +108,19 @@ impl Findings {
         stage: &Stage,
         records: &[Record],
         windows: &[Window],
+        certificates: &[Instant],
         lags: &[(Instant, Duration)],
     ) -> Outcome<Findings> {
         let database = Database::read(stage).await?;
         if !database.counters_agree {
             return Err("the counters do not agree with their log: the lab itself is wrong".into());
         }
-        let mut findings = Findings { operations: records.len(), ..Findings::default() };
+        let lag = lags.iter().map(|(_, lag)| *lag).max().unwrap_or_default();
+        let mut findings =
+            Findings { operations: records.len(), certificates: certificates.len(), lag, ..Findings::default() };
         let mut newest = BTreeMap::new();
         for record in records {
-            findings.count(record, windows);
+            findings.count(record, windows, certificates);
             findings.compare(record, &database, &mut newest);
             findings.late = findings.late.max(record.late(lags));
             findings.longest_call = findings.longest_call.max(record.end - record.start);
@@ -111,13 +133,17 @@ impl Findings {
         Ok(findings)
     }
 
-    fn count(&mut self, record: &Record, windows: &[Window]) {
+    fn count(&mut self, record: &Record, windows: &[Window], certificates: &[Instant]) {
         self.acknowledged += usize::from(record.class == Class::Acknowledged);
         self.stale_reads += usize::from(record.stale);
         let Some(error) = &record.error else { return };
         *self.errors.entry(error.code.clone()).or_default() += 1;
         let repeatable = record.work.is_read() || record.work.is_idempotent();
-        if repeatable && record.had_no_chance(windows) {
+        if record.was_shown(certificates) {
+            self.errors_of_certificates += 1;
+        } else if repeatable && record.met_silence() {
+            self.errors_of_silence += 1;
+        } else if repeatable && record.had_no_chance(windows) {
             self.errors_beyond_the_deadline += 1;
         } else {
             if repeatable {
@@ -128,10 +154,18 @@ impl Findings {
         }
         if record.class == Class::Unknown && !record.work.is_read() {
             self.unknown += 1;
+            self.unknown_of_prepare +=
+                usize::from(record.strike.is_some_and(|strike| strike.message == Message::Parse));
             if let Some(explanation) = record.explanation(windows) {
                 self.unknown_explained += 1;
                 *self.unknown_where.entry(explanation).or_default() += 1;
+                if explanation == UNDER_WAY
+                    && let Some(window) = windows.iter().find(|window| record.was_under_way(window))
+                {
+                    *self.unknown_under_way_at.entry(window.name).or_default() += 1;
+                }
             } else {
+                self.unknown_of_idle_cuts += usize::from(windows.iter().any(|window| record.came_after_idle(window)));
                 self.culprits.push(record.told(windows, "has an unknown outcome"));
             }
         }
@@ -195,19 +229,44 @@ impl Findings {
     }
 }
 
+/// No fault of its own: something befell everybody.
+const UNDER_WAY: &str = "under_way";
+
 impl Record {
     /// Why nobody can know what became of the call: it was on its way when something happened to it.
     fn explanation(&self, windows: &[Window]) -> Option<&'static str> {
-        let under_way = |window: &Window| !window.idle && self.start < window.end && window.begin < self.end;
         match &self.strike {
             Some(strike) if strike.delivered == Delivered::Answered => Some("answered"),
             Some(strike) if strike.delivered != Delivered::Nothing => Some("in_the_middle"),
             // Of the request, something had been taken before what was struck.
             Some(strike) if strike.received == Some(ClientMessage::Bind) => Some("in_the_middle"),
             _ if self.received => Some("received"),
-            Some(_) => Some("arrived_and_not_taken"),
-            None => windows.iter().any(under_way).then_some("under_way_at_a_cut"),
+            // It met the fault by its text, so it had been read; the database got nothing of it.
+            Some(_) => Some("read_and_not_passed_on"),
+            None => windows.iter().any(|window| self.was_under_way(window)).then_some(UNDER_WAY),
         }
+    }
+
+    fn was_under_way(&self, window: &Window) -> bool {
+        !window.idle && self.start < window.end && window.begin < self.end
+    }
+
+    /// Whether the idle connections that the window befell may be those it was sent on.
+    fn came_after_idle(&self, window: &Window) -> bool {
+        window.idle && window.for_all && window.end <= self.end && self.start < window.end + BUDGET
+    }
+
+    /// Whether a certificate that it may not trust ended it, or kept it from being tried again.
+    fn was_shown(&self, certificates: &[Instant]) -> bool {
+        let Some(error) = &self.error else { return false };
+        let meanwhile = |at: &Instant| self.start <= *at && *at <= self.end + SEEN;
+        let lost_before = self.work.is_idempotent() && error.code.starts_with("lost.");
+        error.code == "connect.certificate" || lost_before && certificates.iter().any(meanwhile)
+    }
+
+    /// Whether its connection took it and stayed silent for ever.
+    fn met_silence(&self) -> bool {
+        self.strike.is_some_and(|strike| is_silent(strike.kind))
     }
 
     /// What is known of it, to find out more.
@@ -227,24 +286,23 @@ impl Record {
         told
     }
 
-    /// Whether its connection stayed silent, or all others were out of reach, for as long as the call could wait.
+    /// Whether nobody could be served for as long as the call could wait.
     fn had_no_chance(&self, windows: &[Window]) -> bool {
-        if self.strike.is_some_and(|strike| is_silent(strike.kind)) {
-            return true;
-        }
-        // Two outages in a row are one to whoever meets both.
         let until = self.start + BUDGET;
         let outages = windows.iter().filter_map(|window| {
             let served = window.served.filter(|_| !(window.writes_only && self.work.is_read()))?;
             let (begin, end) = (window.begin.max(self.start), served.min(until));
             (begin < end).then_some((begin, end))
         });
-        let (begins, ends): (Vec<_>, Vec<_>) = outages.unzip();
-        let span = ends.iter().max().zip(begins.iter().min()).map(|(end, begin)| *end - *begin);
+        let mut outages: Vec<_> = outages.collect();
+        outages.sort();
+        let rows = outages.chunk_by(|before, next| next.0 <= before.1 + BETWEEN);
+        let lengths = rows.filter_map(|row| Some(row.iter().map(|(_, end)| *end).max()? - row.first()?.0));
+        let longest = lengths.max();
         let delayed = match self.strike.map(|strike| strike.kind) {
             Some(Kind::Delay { most, .. }) => most,
             _ => Duration::ZERO,
         };
-        span.is_some_and(|span| span + delayed + LEFT >= BUDGET)
+        longest.is_some_and(|longest| longest + delayed + LEFT >= BUDGET)
     }
 }

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use rds_proxy_pool::emulator::{Existing, Fault, Kind, Link, Message, Point};
 
+use crate::Outcome;
+use crate::kernel::{Disturbance, Network};
 use crate::plan::{Global, Plan};
-use crate::stage::{Run, Window, lock};
+use crate::stage::{Run, Stage, Window, lock};
 use crate::support::servers::pair::Ending;
 
 /// The borrow timeout of RDS Proxy.
@@ -24,12 +26,18 @@ const LAST_LOGINS: u32 = 50;
 
 impl Run<'_> {
     /// Goes through the plan, or through as much of it as there is time for.
-    pub(crate) async fn direct(&self, plan: &Plan, until: Instant) {
+    pub(crate) async fn direct(&self, plan: &Plan, until: Instant) -> Outcome<()> {
+        let gone_through = self.go_through(plan, until).await;
+        self.done.store(true, Ordering::Relaxed);
+        gone_through
+    }
+
+    async fn go_through(&self, plan: &Plan, until: Instant) -> Outcome<()> {
         for fault in &plan.global {
             if Instant::now() > until {
                 break;
             }
-            self.strike(*fault).await;
+            self.strike(*fault).await?;
             self.global_done.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(BREATH).await;
         }
@@ -52,10 +60,13 @@ impl Run<'_> {
             }
             tokio::time::sleep(BREATH).await;
         }
-        self.done.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
-    async fn strike(&self, fault: Global) {
+    async fn strike(&self, fault: Global) -> Outcome<()> {
+        if let Global::Stopped { lasts, idle, network } = fault {
+            return self.stop(fault.name(), lasts, idle, network).await;
+        }
         let (proxy, pair) = (&self.stage.proxy, &self.stage.pair);
         let begin = Instant::now();
         let mut served = None;
@@ -124,6 +135,15 @@ impl Run<'_> {
                 proxy.set_link(Link::new());
                 proxy.cut_all().await;
             }
+            Global::DroppedPackets { lasts } => {
+                let mut dropping = self.stage.kernel.drop_packets(lasts, proxy.port())?;
+                dropping.goes_on().await?;
+                dropping.end().await?;
+                served = Some(Instant::now());
+                tokio::time::sleep(AFTERMATH).await;
+            }
+            // It has windows of its own.
+            Global::Stopped { .. } => {}
         }
         let writes_only = matches!(fault, Global::Demoted { .. });
         let idle = matches!(fault, Global::CutIdle { .. } | Global::Freeze { .. });
@@ -132,6 +152,28 @@ impl Run<'_> {
         if let Global::FailOver { ending: Ending::Kill9 | Ending::StopFast, .. } = fault {
             pair.rebuild().await;
         }
+        Ok(())
+    }
+
+    /// Stops this process, workers and emulator and all. What was idle has no excuse for an unknown outcome, however long its
+    /// packets are dropped afterwards.
+    async fn stop(&self, name: &'static str, lasts: Duration, idle: bool, network: Network) -> Outcome<()> {
+        let Stage { proxy, kernel, gate, .. } = self.stage;
+        let nothing_is_under_way = if idle { Some(gate.write().await) } else { None };
+        let begin = Instant::now();
+        let mut disturbance: Disturbance = kernel.stop(lasts, network, proxy.port())?;
+        disturbance.goes_on().await?;
+        if matches!(network, Network::Reset) && !kernel.resets {
+            proxy.reset_all().await;
+        }
+        let released = Instant::now();
+        drop(nothing_is_under_way);
+        disturbance.end().await?;
+        let served = Some(Instant::now());
+        tokio::time::sleep(AFTERMATH).await;
+        let end = if idle { released } else { Instant::now() };
+        lock(&self.windows).push(Window { name, begin, served, end, idle, writes_only: false, for_all: true });
+        Ok(())
     }
 
     /// What is cut here was idle: there is no excuse for an unknown outcome.

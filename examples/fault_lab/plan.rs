@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rds_proxy_pool::emulator::{Existing, Fault, Kind, Message, Point};
 
+use crate::kernel::{Kernel, Network};
 use crate::support::servers::pair::Ending;
 
 /// Of so many faults one is a failover of the pair.
@@ -13,6 +14,8 @@ const PER_FAILOVER: u64 = 100;
 const PER_GLOBAL: u64 = 15;
 /// From so many faults on there are two outages that no deadline outlives.
 const LONG_RUN: u64 = 500;
+/// Of so many faults one stops this process, and one drops packets.
+const PER_STOP: u64 = 200;
 /// An outage that no deadline outlives.
 const LONG: Duration = Duration::from_secs(10);
 
@@ -47,6 +50,10 @@ pub(crate) enum Global {
     Freeze { minutes: u64, reset: Option<bool> },
     /// Bytes take their time.
     SlowLink { latency: Duration, lasts: Duration },
+    /// This process is stopped, with calls under way or without, and its connections suffer meanwhile.
+    Stopped { lasts: Duration, idle: bool, network: Network },
+    /// The kernel drops all packets.
+    DroppedPackets { lasts: Duration },
 }
 
 impl Global {
@@ -68,6 +75,11 @@ impl Global {
             Global::Freeze { minutes: 15.., .. } => "token_expiry",
             Global::Freeze { .. } => "freeze",
             Global::SlowLink { .. } => "slow_link",
+            Global::Stopped { idle: true, network: Network::Reset, .. } => "stopped_idle_and_reset",
+            Global::Stopped { idle: true, .. } => "stopped_idle_and_dropped",
+            Global::Stopped { network: Network::Reset, .. } => "stopped_busy_and_reset",
+            Global::Stopped { .. } => "stopped_busy_and_dropped",
+            Global::DroppedPackets { .. } => "dropped_packets",
         }
     }
 }
@@ -80,7 +92,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn new(seed: u64, faults: u64) -> Plan {
+    pub(crate) fn new(seed: u64, faults: u64, kernel: Kernel) -> Plan {
         let mut random = fastrand::Rng::with_seed(seed);
         let failovers = faults.div_ceil(PER_FAILOVER);
         let mut global: Vec<Global> = (0..faults / PER_GLOBAL).map(|_| anything(&mut random)).collect();
@@ -89,6 +101,12 @@ impl Plan {
             global.push(Global::NoWriter { lasts: LONG, borrow_timeout: None });
         }
         global.extend((0..failovers).map(|number| failover(number, &mut random)));
+        // From a series of their own: the others are the same ones on every machine.
+        let mut apart = fastrand::Rng::with_seed(!seed);
+        for number in 0..faults / PER_STOP {
+            global.extend(stopped(number, kernel, &mut apart));
+            global.extend(kernel.drops.then(|| Global::DroppedPackets { lasts: short(&mut apart) }));
+        }
         random.shuffle(&mut global);
         // Last, because everything after it runs over threads of the link.
         for latency in [5, 15, 30].map(Duration::from_millis).into_iter().take(usize::from(faults >= 50) * 3) {
@@ -123,6 +141,8 @@ fn local(random: &mut fastrand::Rng) -> Local {
     };
     let point = *random.choice(&Point::ALL).unwrap_or(&Point::BeforeReply);
     let kind = match random.u8(..100) {
+        0..6 if message == Message::Startup => Kind::UnknownIssuer,
+        6..12 if message == Message::Startup => Kind::OtherHost,
         0..20 => Kind::Close,
         20..40 => Kind::Reset,
         40..50 => Kind::AdminShutdown,
@@ -156,6 +176,19 @@ fn anything(random: &mut fastrand::Rng) -> Global {
 /// Shorter than a deadline.
 fn outage(random: &mut fastrand::Rng) -> Duration {
     Duration::from_millis(random.u64(20..1200))
+}
+
+/// Short enough for a packet that is sent again after 200, 400 and 800 ms.
+fn short(random: &mut fastrand::Rng) -> Duration {
+    Duration::from_millis(random.u64(20..600))
+}
+
+/// Long enough for a connection that was idle meanwhile to be suspect.
+fn stopped(number: u64, kernel: Kernel, random: &mut fastrand::Rng) -> Option<Global> {
+    let lasts = Duration::from_millis(random.u64(1050..1300));
+    let network = if number.is_multiple_of(2) { Network::Reset } else { Network::Dropped(short(random) / 2) };
+    let possible = kernel.drops || matches!(network, Network::Reset);
+    possible.then_some(Global::Stopped { lasts, idle: number % 4 < 2, network })
 }
 
 fn move_or_stay(random: &mut fastrand::Rng) -> Existing {

@@ -7,9 +7,14 @@ use serde_json::{Value, json};
 
 use crate::check::Findings;
 
+/// A call may come so long after its deadline.
+const LATE: Duration = Duration::from_millis(50);
+
 /// All runs together.
 pub(crate) struct Report {
     pub(crate) seed: u64,
+    /// What cannot be done on this machine.
+    pub(crate) skipped: Vec<&'static str>,
     pub(crate) ours: Verdict,
     pub(crate) controls: [(&'static str, Verdict); 3],
 }
@@ -28,15 +33,24 @@ impl Report {
     pub(crate) fn complaints(&self) -> Vec<String> {
         let Findings { lost, doubled, falsely_failed, stale_reads, unknown, unknown_explained, .. } =
             self.ours.findings;
+        let Findings { errors_of_reads, errors_of_idempotent_writes, errors_of_certificates, .. } = self.ours.findings;
+        let Findings { unknown_of_idle_cuts, certificates, late, .. } = self.ours.findings;
         let wrong = [
             ("acknowledged writes were lost", lost),
             ("writes were applied twice", doubled),
             ("writes were called failed and applied", falsely_failed),
             ("reads did not see what was acknowledged", stale_reads),
             ("unknown outcomes without a reason", unknown - unknown_explained),
+            ("unknown outcomes of cuts while idle", unknown_of_idle_cuts),
+            ("reads failed though they could be served in time", errors_of_reads),
+            ("idempotent writes failed though they could be served in time", errors_of_idempotent_writes),
+            ("certificates were refused that nobody had shown", errors_of_certificates.saturating_sub(certificates)),
         ];
         let mut complaints: Vec<String> = Vec::new();
         complaints.extend(wrong.iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}")));
+        if late > LATE {
+            complaints.push(format!("a call came {} ms after its deadline", millis(late)));
+        }
         if self.ours.faults < self.ours.planned {
             complaints.push(format!("only {} of {} faults: out of time", self.ours.faults, self.ours.planned));
         }
@@ -62,14 +76,21 @@ impl Report {
         let mut all = findings.counts();
         let more = json!({
             "seed": self.seed,
+            "skipped": self.skipped,
             "faults": self.ours.faults,
             "seconds": self.ours.took.as_secs(),
             "unknown_explained": findings.unknown_explained,
             "unknown_where": findings.unknown_where,
+            "unknown_under_way_at": findings.unknown_under_way_at,
+            "unknown_of_idle_cuts": findings.unknown_of_idle_cuts,
+            "unknown_of_prepare": findings.unknown_of_prepare,
             "stale_reads": findings.stale_reads,
             "errors_of_reads": findings.errors_of_reads,
             "errors_of_idempotent_writes": findings.errors_of_idempotent_writes,
             "errors_beyond_the_deadline": findings.errors_beyond_the_deadline,
+            "errors_of_silence": findings.errors_of_silence,
+            "errors_of_certificates": findings.errors_of_certificates,
+            "certificates_shown": findings.certificates,
             "recovery_ms_p50": percentile(&findings.recovery, 50),
             "recovery_ms_p90": percentile(&findings.recovery, 90),
             "recovery_ms_max": percentile(&findings.recovery, 100),
@@ -79,6 +100,7 @@ impl Report {
             "waiting_ms_max": percentile(&findings.waiting, 100),
             "late_ms_max": millis(findings.late),
             "longest_call_ms": millis(findings.longest_call),
+            "lag_ms_max": millis(findings.lag),
             "by_fault": self.ours.by_fault,
             "errors": findings.errors,
             "controls": controls,
@@ -110,7 +132,11 @@ impl Report {
         own("unknown, and the emulator says why", self.ours.findings.unknown_explained.to_string());
         own("errors of reads", errors_of_reads.to_string());
         own("errors of idempotent writes", errors_of_idempotent_writes.to_string());
-        own("no time left by outages", self.ours.findings.errors_beyond_the_deadline.to_string());
+        let Findings { errors_beyond_the_deadline, errors_of_silence, errors_of_certificates, .. } = self.ours.findings;
+        own("no time left by outages", errors_beyond_the_deadline.to_string());
+        own("their own connection silent", errors_of_silence.to_string());
+        own("shown a wrong certificate", errors_of_certificates.to_string());
+        own("unknown, of cuts while idle", self.ours.findings.unknown_of_idle_cuts.to_string());
         let three = |all: &[Duration]| [50, 90, 100].map(|percent| percentile(all, percent).to_string()).join(" / ");
         own("first success after, ms", three(recovery));
         own("who waited has an answer after, ms", three(waiting));

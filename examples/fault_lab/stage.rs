@@ -15,6 +15,7 @@ use tokio::sync::RwLock;
 
 use crate::Outcome;
 use crate::client::{Client, DEADLINE};
+use crate::kernel::Kernel;
 use crate::plan::{Local, Plan};
 use crate::support::servers::{Pair, Postgres, Replication};
 use crate::watch::Watch;
@@ -74,6 +75,7 @@ pub(crate) struct Stage {
     pub(crate) pair: Pair,
     pub(crate) proxy: RdsProxyEmulator,
     pub(crate) clock: AdjustableClock,
+    pub(crate) kernel: Kernel,
     /// Held by every call; whoever has it alone knows that nothing is under way.
     pub(crate) gate: RwLock<()>,
     next: AtomicI64,
@@ -107,7 +109,7 @@ impl Stage {
         let mut owner = PgConnection::connect(&pair.primary().url()).await?;
         sqlx::raw_sql(TABLES).execute(&mut owner).await?;
         owner.close().await?;
-        Ok(Stage { pair, proxy, clock, gate: RwLock::new(()), next: AtomicI64::new(1) })
+        Ok(Stage { pair, proxy, clock, kernel: Kernel::find().await, gate: RwLock::new(()), next: AtomicI64::new(1) })
     }
 
     /// A number nobody has had.

@@ -28,6 +28,8 @@ struct Seen {
     logins_struck: u64,
     /// When somebody's login met with silence, or with an answer that took its time.
     slow_logins: Vec<Instant>,
+    /// When somebody was shown a certificate that nobody may trust.
+    certificates: Vec<Instant>,
 }
 
 impl Watch {
@@ -38,6 +40,7 @@ impl Watch {
             strikes: BTreeMap::new(),
             logins_struck: 0,
             slow_logins: Vec::new(),
+            certificates: Vec::new(),
         }))
     }
 
@@ -63,6 +66,10 @@ impl Watch {
         self.up_to_date().slow_logins.clone()
     }
 
+    pub(crate) fn certificates(&self) -> Vec<Instant> {
+        self.up_to_date().certificates.clone()
+    }
+
     fn up_to_date(&self) -> MutexGuard<'_, Seen> {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(event) = seen.events.try_next() {
@@ -79,6 +86,8 @@ impl Watch {
                         let slow =
                             is_silent(strike.kind) || matches!(strike.kind, Kind::Delay { .. } | Kind::Drip { .. });
                         seen.slow_logins.extend(slow.then(Instant::now));
+                        let certificate = matches!(strike.kind, Kind::UnknownIssuer | Kind::OtherHost);
+                        seen.certificates.extend(certificate.then(Instant::now));
                     }
                 }
                 _ => {}
@@ -104,6 +113,8 @@ fn name(kind: Kind) -> &'static str {
         Kind::NeverAnswer => "never_answer",
         Kind::Delay { .. } => "delay",
         Kind::Drip { .. } => "drip",
+        Kind::UnknownIssuer => "certificate_of_unknown_issuer",
+        Kind::OtherHost => "certificate_of_other_host",
         _ => "other",
     }
 }

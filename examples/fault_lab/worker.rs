@@ -120,12 +120,15 @@ impl Run<'_> {
 impl Record {
     /// How long after its deadline it ended, less what the process was late at that time.
     pub(crate) fn late(&self, lags: &[(Instant, Duration)]) -> Duration {
-        let late = self.end.saturating_duration_since(self.start + DEADLINE);
-        if late.is_zero() {
-            return late;
+        let mut due = self.start + DEADLINE;
+        let mut lags = &lags[lags.partition_point(|(at, _)| *at < due)..];
+        // It did not run at the deadline.
+        if let Some(((at, lag), others)) = lags.split_first()
+            && *at - *lag <= due
+        {
+            (due, lags) = (*at, others);
         }
-        let from = lags.partition_point(|(at, _)| *at < self.start + DEADLINE);
-        let lag = lags[from..].iter().take_while(|(at, lag)| *at - *lag <= self.end).map(|(_, lag)| *lag).max();
-        late.saturating_sub(lag.unwrap_or_default())
+        let lag = lags.iter().take_while(|(at, lag)| *at - *lag <= self.end).map(|(_, lag)| *lag).max();
+        self.end.saturating_duration_since(due).saturating_sub(lag.unwrap_or_default())
     }
 }
