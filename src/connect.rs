@@ -106,8 +106,11 @@ impl<DB: Engine> Connector<DB> {
         };
         let progress = ConnectProgress::default();
         let host = self.config.endpoint().host();
-        let target = Target { host, port: self.port, syn_limit: self.config.syn_timeout() };
-        let until = until.min(clock.monotonic() + self.config.connect_timeout());
+        let now = clock.monotonic();
+        let until = until.min(now + self.config.connect_timeout());
+        // A packet may be lost, and the kernel is in no hurry to send it again: that leaves time for another.
+        let syn_limit = self.config.syn_timeout().min(until.saturating_duration_since(now) / 2);
+        let target = Target { host, port: self.port, syn_limit };
         let bounds = Bounds { until: Some(until), ..Bounds::default() };
         match attend(clock, bounds, connect_watched(options.connect(), target, clock, &progress)).await {
             Ended::Answer(socket::Connected { output, socket, times }) => match output {

@@ -93,7 +93,8 @@ settings! {
     /// The longest one attempt to connect may take, from the DNS to the login; the next one starts afresh.
     connect_timeout: Duration = secs(5), ms(10)..=secs(300), "Default 5 s; 10 ms to 5 min.";
 
-    /// How long one address may leave a TCP connect unanswered before the next address is tried.
+    /// How long one address may leave a TCP connect unanswered before the next address is tried; half of the time that the
+    /// attempt has, if that is less.
     syn_timeout: Duration = secs(1), ms(50)..=secs(60), "Default 1 s; 50 ms to 60 s.";
 
     /// What is kept back from a known deadline, so that the caller can still answer.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use futures::FutureExt;
 use rds_proxy_pool::clock::{AdjustableClock, Clock, Sleep};
 use rds_proxy_pool::{ErrorKind, Outcome, Phase, ProxyPool};
+use socket2::{Domain, Socket, Type};
 use sqlx::Connection;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
@@ -329,4 +330,29 @@ async fn whatever_pause_is_drawn_a_peer_that_is_back_in_time_for_one_more_attemp
         drop(found);
         assert!(pool.status().connect_failures > 0);
     }
+}
+
+#[tokio::test]
+async fn a_connect_whose_first_packet_is_lost_leaves_time_for_another() {
+    const ALL: Duration = Duration::from_millis(600);
+    let Some(world) = World::start().await else { return };
+    // Its queue is full after a few, and the packets of others are dropped.
+    let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    full.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    full.listen(0).unwrap();
+    let address = full.local_addr().unwrap();
+    let mut queue = Vec::new();
+    loop {
+        let waiting = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let answered = waiting.connect_timeout(&address, Duration::from_millis(50)).is_ok();
+        queue.push(waiting);
+        if !answered {
+            break;
+        }
+    }
+    let endpoint = format!("127.0.0.1:{}", address.as_socket().unwrap().port());
+    let config = world.config().endpoint(endpoint).acquire_timeout(ALL).build().unwrap();
+    let error = ProxyPool::new(config).unwrap().acquire().await.unwrap_err();
+    assert_eq!(error.phase(), Some(Phase::Tcp), "{error:#}");
+    assert!(error.attempts() > 1, "{error:#}");
 }
