@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use rds_proxy_pool::emulator::{Fault, Kind, Message, Point};
 use rds_proxy_pool::{Error, ErrorKind, Outcome, ProxyPool};
 use sqlx::Connection;
@@ -165,4 +166,23 @@ async fn a_certificate_for_another_name_is_refused_at_once() {
     let error =
         ProxyPool::new(world.config().endpoint(endpoint).build().unwrap()).unwrap().acquire().await.unwrap_err();
     assert_eq!((error.kind(), error.code()), (ErrorKind::Connect, "connect.certificate"), "{error:#}");
+}
+
+#[tokio::test]
+async fn calls_that_fail_together_wait_for_their_turn_to_be_made_again_and_all_have_an_answer() {
+    // More than a pool makes again without a pause between.
+    const LOST: u64 = 80;
+    let Some(world) = World::start().await else { return };
+    let pool = ProxyPool::new(world.config().max_connections(8).build().unwrap()).unwrap();
+    let strikes = Fault::new(Message::Execute, Point::BeforeReply, Kind::Close).times(LOST);
+    drop(world.proxy().inject(strikes));
+    let calls = (0..LOST as i64).map(|n| {
+        let pool = pool.by(Duration::from_secs(20));
+        async move { sqlx::query_scalar::<_, i64>("SELECT $1").bind(n).fetch_one(&pool).await }
+    });
+    for (n, answer) in (0..).zip(join_all(calls).await) {
+        let answer: i64 = answer.unwrap_or_else(|error| panic!("call {n}: {error}"));
+        assert_eq!(answer, n);
+    }
+    assert_eq!(pool.status().retries, LOST);
 }
