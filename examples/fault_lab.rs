@@ -175,7 +175,7 @@ async fn run(
     }
     let records: Vec<_> = records.into_iter().flatten().collect();
     let mut windows = std::mem::take(&mut *lock(&run.windows));
-    windows.extend(run.watch.slow_logins().into_iter().map(Window::of_slow_login));
+    windows.extend(run.watch.logins().into_iter().map(Window::of_login));
     let findings = Findings::of(stage, &records, &windows, &run.watch.certificates(), &lags).await?;
     Ok(Verdict { faults: run.faults(), planned: plan.faults(), by_fault, findings, took })
 }

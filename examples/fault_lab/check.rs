@@ -53,8 +53,10 @@ pub(crate) struct Findings {
     pub(crate) errors_beyond_the_deadline: usize,
     /// Those whose own connection took them and stayed silent for as long as they could wait.
     pub(crate) errors_of_silence: usize,
-    /// Those that were shown a certificate nobody may trust: no outage, and never tried again.
+    /// Calls of all kinds that were shown a certificate nobody may trust: no outage, and never tried again.
     pub(crate) errors_of_certificates: usize,
+    /// Calls that say so, and nobody was shown one at the time.
+    pub(crate) certificates_unseen: usize,
     /// How often such a certificate was shown.
     pub(crate) certificates: usize,
     pub(crate) errors: BTreeMap<String, usize>,
@@ -119,8 +121,13 @@ impl Findings {
         let mut findings =
             Findings { operations: records.len(), certificates: certificates.len(), lag, ..Findings::default() };
         let mut newest = BTreeMap::new();
+        let mut certificates = certificates.to_vec();
+        for record in records.iter().filter(|record| record.refused_a_certificate()) {
+            findings.errors_of_certificates += 1;
+            findings.certificates_unseen += usize::from(!record.takes_one_of(&mut certificates));
+        }
         for record in records {
-            findings.count(record, windows, certificates);
+            findings.count(record, windows, &mut certificates);
             findings.compare(record, &database, &mut newest);
             findings.late = findings.late.max(record.late(lags));
             findings.longest_call = findings.longest_call.max(record.end - record.start);
@@ -133,24 +140,14 @@ impl Findings {
         Ok(findings)
     }
 
-    fn count(&mut self, record: &Record, windows: &[Window], certificates: &[Instant]) {
+    fn count(&mut self, record: &Record, windows: &[Window], certificates: &mut Vec<Instant>) {
         self.acknowledged += usize::from(record.class == Class::Acknowledged);
         self.stale_reads += usize::from(record.stale);
         let Some(error) = &record.error else { return };
         *self.errors.entry(error.code.clone()).or_default() += 1;
         let repeatable = record.work.is_read() || record.work.is_idempotent();
-        if record.was_shown(certificates) {
-            self.errors_of_certificates += 1;
-        } else if repeatable && record.met_silence() {
-            self.errors_of_silence += 1;
-        } else if repeatable && record.had_no_chance(windows) {
-            self.errors_beyond_the_deadline += 1;
-        } else {
-            if repeatable {
-                self.culprits.push(record.told(windows, "failed"));
-            }
-            self.errors_of_reads += usize::from(record.work.is_read());
-            self.errors_of_idempotent_writes += usize::from(record.work.is_idempotent());
+        if repeatable && !record.refused_a_certificate() {
+            self.judge_failure(record, windows, certificates);
         }
         if record.class == Class::Unknown && !record.work.is_read() {
             self.unknown += 1;
@@ -168,6 +165,23 @@ impl Findings {
                 self.unknown_of_idle_cuts += usize::from(windows.iter().any(|window| record.came_after_idle(window)));
                 self.culprits.push(record.told(windows, "has an unknown outcome"));
             }
+        }
+    }
+
+    /// Why a call failed that could be made again and again.
+    fn judge_failure(&mut self, record: &Record, windows: &[Window], certificates: &mut Vec<Instant>) {
+        let lost_before = || record.error.as_ref().is_some_and(|error| error.code.starts_with("lost."));
+        if record.met_silence() {
+            self.errors_of_silence += 1;
+        } else if record.had_no_chance(windows) {
+            self.errors_beyond_the_deadline += 1;
+        } else if record.work.is_idempotent() && lost_before() && record.takes_one_of(certificates) {
+            // The certificate kept it from being made again; what it says is what became of it before.
+            self.errors_of_certificates += 1;
+        } else {
+            self.culprits.push(record.told(windows, "failed"));
+            self.errors_of_reads += usize::from(record.work.is_read());
+            self.errors_of_idempotent_writes += usize::from(record.work.is_idempotent());
         }
     }
 
@@ -256,12 +270,15 @@ impl Record {
         window.idle && window.for_all && window.end <= self.end && self.start < window.end + BUDGET
     }
 
-    /// Whether a certificate that it may not trust ended it, or kept it from being tried again.
-    fn was_shown(&self, certificates: &[Instant]) -> bool {
-        let Some(error) = &self.error else { return false };
+    fn refused_a_certificate(&self) -> bool {
+        self.error.as_ref().is_some_and(|error| error.code == "connect.certificate")
+    }
+
+    /// Whether a certificate was shown to somebody meanwhile; it is then taken for the one that this call was shown.
+    fn takes_one_of(&self, certificates: &mut Vec<Instant>) -> bool {
         let meanwhile = |at: &Instant| self.start <= *at && *at <= self.end + SEEN;
-        let lost_before = self.work.is_idempotent() && error.code.starts_with("lost.");
-        error.code == "connect.certificate" || lost_before && certificates.iter().any(meanwhile)
+        let last = certificates.iter().rposition(meanwhile);
+        last.map(|last| certificates.remove(last)).is_some()
     }
 
     /// Whether its connection took it and stayed silent for ever.
@@ -290,9 +307,13 @@ impl Record {
     fn had_no_chance(&self, windows: &[Window]) -> bool {
         let until = self.start + BUDGET;
         let outages = windows.iter().filter_map(|window| {
-            let served = window.served.filter(|_| !(window.writes_only && self.work.is_read()))?;
+            if window.idle && window.served.is_none() || window.writes_only && self.work.is_read() {
+                return None;
+            }
+            // A cut is an outage without length: whoever meets it in a row of outages begins anew.
+            let served = window.served.unwrap_or(window.begin);
             let (begin, end) = (window.begin.max(self.start), served.min(until));
-            (begin < end).then_some((begin, end))
+            (begin <= end).then_some((begin, end))
         });
         let mut outages: Vec<_> = outages.collect();
         outages.sort();

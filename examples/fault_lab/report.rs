@@ -33,8 +33,8 @@ impl Report {
     pub(crate) fn complaints(&self) -> Vec<String> {
         let Findings { lost, doubled, falsely_failed, stale_reads, unknown, unknown_explained, .. } =
             self.ours.findings;
-        let Findings { errors_of_reads, errors_of_idempotent_writes, errors_of_certificates, .. } = self.ours.findings;
-        let Findings { unknown_of_idle_cuts, certificates, late, .. } = self.ours.findings;
+        let Findings { errors_of_reads, errors_of_idempotent_writes, .. } = self.ours.findings;
+        let Findings { unknown_of_idle_cuts, certificates_unseen, late, .. } = self.ours.findings;
         let wrong = [
             ("acknowledged writes were lost", lost),
             ("writes were applied twice", doubled),
@@ -44,7 +44,7 @@ impl Report {
             ("unknown outcomes of cuts while idle", unknown_of_idle_cuts),
             ("reads failed though they could be served in time", errors_of_reads),
             ("idempotent writes failed though they could be served in time", errors_of_idempotent_writes),
-            ("certificates were refused that nobody had shown", errors_of_certificates.saturating_sub(certificates)),
+            ("certificates were refused that nobody had shown", certificates_unseen),
         ];
         let mut complaints: Vec<String> = Vec::new();
         complaints.extend(wrong.iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}")));

@@ -64,10 +64,11 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Whom it met may have had no connection until the timeout.
-    pub(crate) fn of_slow_login(begin: Instant) -> Window {
-        let end = begin + CONNECT_TIMEOUT;
-        Window { name: "slow_login", begin, served: Some(end), end, idle: true, writes_only: false, for_all: false }
+    /// Whom it met may have had no connection until the timeout, or had to begin anew.
+    pub(crate) fn of_login((begin, slow): (Instant, bool)) -> Window {
+        let (name, lasts) = if slow { ("slow_login", CONNECT_TIMEOUT) } else { ("failed_login", Duration::ZERO) };
+        let end = begin + lasts;
+        Window { name, begin, served: Some(end), end, idle: true, writes_only: false, for_all: false }
     }
 }
 

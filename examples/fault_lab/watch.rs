@@ -26,8 +26,8 @@ struct Seen {
     received: Vec<bool>,
     strikes: BTreeMap<&'static str, u64>,
     logins_struck: u64,
-    /// When somebody's login met with silence, or with an answer that took its time.
-    slow_logins: Vec<Instant>,
+    /// When somebody's login was struck, and whether it met with silence or with an answer that took its time.
+    logins: Vec<(Instant, bool)>,
     /// When somebody was shown a certificate that nobody may trust.
     certificates: Vec<Instant>,
 }
@@ -39,7 +39,7 @@ impl Watch {
             received: vec![false; workers],
             strikes: BTreeMap::new(),
             logins_struck: 0,
-            slow_logins: Vec::new(),
+            logins: Vec::new(),
             certificates: Vec::new(),
         }))
     }
@@ -62,8 +62,8 @@ impl Watch {
         self.up_to_date().logins_struck
     }
 
-    pub(crate) fn slow_logins(&self) -> Vec<Instant> {
-        self.up_to_date().slow_logins.clone()
+    pub(crate) fn logins(&self) -> Vec<(Instant, bool)> {
+        self.up_to_date().logins.clone()
     }
 
     pub(crate) fn certificates(&self) -> Vec<Instant> {
@@ -85,7 +85,7 @@ impl Watch {
                         seen.logins_struck += 1;
                         let slow =
                             is_silent(strike.kind) || matches!(strike.kind, Kind::Delay { .. } | Kind::Drip { .. });
-                        seen.slow_logins.extend(slow.then(Instant::now));
+                        seen.logins.push((Instant::now(), slow));
                         let certificate = matches!(strike.kind, Kind::UnknownIssuer | Kind::OtherHost);
                         seen.certificates.extend(certificate.then(Instant::now));
                     }
