@@ -134,6 +134,8 @@ impl Run<'_> {
                 tokio::time::sleep(lasts).await;
                 proxy.set_link(Link::new());
                 proxy.cut_all().await;
+                // Over the link the cut comes late: it may meet what has begun since.
+                tokio::time::sleep(AFTERMATH).await;
             }
             Global::DroppedPackets { lasts } => {
                 let mut dropping = self.stage.kernel.drop_packets(lasts, proxy.port())?;
