@@ -287,7 +287,8 @@ mod tests {
 
     #[test]
     fn many_calls_at_once_share_the_budget_and_wait_for_their_turn_while_there_is_time() {
-        let (per_second, capacity) = ((RetryBudget::PER_SECOND * RetryBudget::LEAST) as usize, RetryBudget::LEAST as usize);
+        let (per_second, capacity) =
+            ((RetryBudget::PER_SECOND * RetryBudget::LEAST) as usize, RetryBudget::LEAST as usize);
         let (now, again) = a_thousand_at_once(Some(Duration::from_secs(9)));
         assert_eq!(again.len(), capacity + 9 * per_second, "the others have no turn in time");
         for seconds in 1..=9 {

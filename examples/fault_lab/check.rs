@@ -317,9 +317,13 @@ impl Record {
         });
         let mut outages: Vec<_> = outages.collect();
         outages.sort();
-        let rows = outages.chunk_by(|before, next| next.0 <= before.1 + BETWEEN);
-        let lengths = rows.filter_map(|row| Some(row.iter().map(|(_, end)| *end).max()? - row.first()?.0));
-        let longest = lengths.max();
+        let (mut longest, mut row) = (None, None);
+        for (begin, end) in outages {
+            // One that began earlier may end later.
+            let (from, to) = row.filter(|(_, to)| begin <= *to + BETWEEN).unwrap_or((begin, end));
+            row = Some((from, end.max(to)));
+            longest = longest.max(Some(end.max(to) - from));
+        }
         let delayed = match self.strike.map(|strike| strike.kind) {
             Some(Kind::Delay { most, .. }) => most,
             _ => Duration::ZERO,
