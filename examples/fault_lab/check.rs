@@ -311,7 +311,7 @@ impl Record {
                 return None;
             }
             // A cut is an outage without length: whoever meets it in a row of outages begins anew.
-            let served = window.served.unwrap_or(window.begin);
+            let served = window.served.unwrap_or(window.begin) + window.unnoticed();
             let (begin, end) = (window.begin.max(self.start), served.min(until));
             (begin <= end).then_some((begin, end))
         });

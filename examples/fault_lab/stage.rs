@@ -64,6 +64,12 @@ pub(crate) struct Window {
 }
 
 impl Window {
+    /// How much longer it lasts for whoever has begun to connect in it: packets that were dropped are sent again only after
+    /// a while, and an attempt is given half of its time before the next.
+    pub(crate) fn unnoticed(&self) -> Duration {
+        if self.name.contains("dropped") { CONNECT_TIMEOUT / 2 } else { Duration::ZERO }
+    }
+
     /// Whom it met may have had no connection until the timeout, or had to begin anew.
     pub(crate) fn of_login((begin, slow): (Instant, bool)) -> Window {
         let (name, lasts) = if slow { ("slow_login", CONNECT_TIMEOUT) } else { ("failed_login", Duration::ZERO) };
