@@ -9,6 +9,7 @@ mod endpoint;
 mod env;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod markers;
 #[cfg(test)]
 mod tests;
 mod tuning;
@@ -22,6 +23,7 @@ pub use self::builder::ProxyConfigBuilder;
 use self::builder::{Pem, Provider};
 pub use self::endpoint::Endpoint;
 use self::env::Environment;
+pub use self::markers::CommitMarkers;
 use self::tuning::Tuning;
 use crate::clock::Clock;
 use crate::error::Error;
@@ -99,6 +101,8 @@ pub struct ProxyConfig {
     max_idle: usize,
     max_connections: usize,
     tuning: Tuning,
+    markers: CommitMarkers,
+    split_messages: bool,
     clock: Arc<dyn Clock>,
 }
 
@@ -293,6 +297,16 @@ impl ProxyConfig {
     /// How many connections may be open at once.
     pub fn max_connections(&self) -> usize {
         self.max_connections
+    }
+
+    /// Whether transactions leave a row by which a lost commit is found out about.
+    pub fn commit_markers(&self) -> &CommitMarkers {
+        &self.markers
+    }
+
+    /// Whether statements that could travel two in a message are sent one by one.
+    pub fn split_messages(&self) -> bool {
+        self.split_messages
     }
 
     /// The clock everything is judged by.

@@ -13,6 +13,7 @@ use crate::engine::{Answer, Call, Engine};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{Outcome, Phase, Reaction, Verdict};
 use crate::pool::{Condition, Live, Pool, Slot, Trouble};
+use crate::statement::TransactionEffect;
 
 /// A database connection that goes back to its pool when dropped.
 ///
@@ -79,6 +80,25 @@ impl<DB: Engine> ProxyConnection<DB> {
     /// A transaction was opened by us, not by a statement of the user's.
     pub(crate) fn begun(&mut self) {
         self.live().begun();
+    }
+
+    /// It is about to be ended by us.
+    pub(crate) fn ending(&mut self) {
+        self.live().ending();
+    }
+
+    /// The first failure in the transaction that nothing has undone.
+    pub(crate) fn failed(&mut self) -> Option<Verdict> {
+        self.live().failed()
+    }
+
+    /// What failed since the savepoint is undone.
+    pub(crate) fn returned_to_savepoint(&mut self) {
+        self.live().split().1.note_answered(TransactionEffect::ReturnsToSavepoint);
+    }
+
+    pub(crate) fn is_lent(&mut self) -> bool {
+        self.live().is_lent()
     }
 
     /// Whether a statement of the user's has ended what was begun.
@@ -221,6 +241,8 @@ impl<DB: Engine> fmt::Debug for ProxyConnection<DB> {
     }
 }
 
+const UNDONE: &str = "its transaction is undone with the connection: run it again from its beginning";
+
 /// Why a statement has no answer, and what the engine makes of it.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -229,7 +251,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    fn new(trouble: Trouble, judge: impl FnOnce(&SqlxError) -> Verdict, condition: &mut Condition) -> Self {
+    pub(crate) fn new(trouble: Trouble, judge: impl FnOnce(&SqlxError) -> Verdict, condition: &mut Condition) -> Self {
         let verdict = match &trouble {
             Trouble::Driver(error) => judge(error),
             Trouble::Unsent => Verdict {
@@ -256,6 +278,11 @@ impl Failure {
                 keep: false,
                 hint: Some("nothing reached the server after the gap; the connection was given up"),
             },
+        };
+        let verdict = if verdict.outcome == Outcome::Unknown && condition.ends_undone() {
+            Verdict { outcome: Outcome::RolledBack, keep: false, hint: Some(UNDONE), ..verdict }
+        } else {
+            verdict
         };
         condition.heed(&verdict);
         Failure { trouble, verdict }

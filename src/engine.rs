@@ -3,6 +3,8 @@
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 
+use std::borrow::Cow;
+
 use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
 use sqlx_core::Either;
@@ -16,7 +18,9 @@ use sqlx_core::sql_str::SqlStr;
 
 use crate::config::{Access, ProxyConfig};
 use crate::error::Error;
-use crate::outcome::Verdict;
+use crate::key::OutcomeKey;
+use crate::options::TransactionOptions;
+use crate::outcome::{Resolved, Verdict};
 use crate::statement::TransactionEffect;
 
 /// A database engine the pool works with: [`Postgres`](sqlx_postgres::Postgres).
@@ -49,7 +53,7 @@ pub trait Driver: Database<Arguments: Clone + Arguments + 'static, Statement: Cl
     fn with_password(options: &Options<Self>, password: &str) -> Options<Self>;
 
     /// The statement that opens a transaction, in words that a server which cannot do it refuses.
-    fn begin_sql(access: Access) -> &'static str;
+    fn begin_sql(options: TransactionOptions) -> Cow<'static, str>;
 
     /// The statement that commits, in words that fail when the transaction is aborted, and where it is in doubt whether
     /// one is open, when none is.
@@ -57,6 +61,34 @@ pub trait Driver: Database<Arguments: Clone + Arguments + 'static, Statement: Cl
 
     /// How many statements of [`commit_sql`](Self::commit_sql) the server answers when it has committed.
     const COMMIT_ANSWERS: usize;
+
+    /// The statement that leaves a commit marker in a transaction; it fails where the key is taken.
+    fn marker_sql(table: &str, key: OutcomeKey) -> String;
+
+    /// The statement that makes the table of the markers, unless it is there.
+    fn marker_table_sql(table: &str) -> String;
+
+    /// Deletes up to `count` of the markers drawn before `oldest`, and says how many.
+    fn purge_markers<'c>(
+        connection: &'c mut Self::Connection,
+        table: &str,
+        oldest: OutcomeKey,
+        count: u32,
+    ) -> Answer<'c, u64>;
+
+    /// Finds out whether the transaction with this key was committed, and if it was not, sees to it that it never will be.
+    ///
+    /// Waits while it is under way. Asking again gives the same answer.
+    fn fence<'c>(connection: &'c mut Self::Connection, table: &str, key: OutcomeKey) -> Answer<'c, Resolved>;
+
+    /// Ends the session that a [`fence`](Self::fence) for this key waits for, unless that is about to have committed.
+    fn end_holder(connection: &mut Self::Connection, key: OutcomeKey) -> Answer<'_, ()>;
+
+    /// What a failure to find out means: that of a statement which may be repeated at will.
+    fn judge_fence(error: &SqlxError) -> Verdict;
+
+    /// Why a text must not be sent in a transaction that is to be replayed, if that is so.
+    fn forbidden_in_closure(sql: &str) -> Option<&'static str>;
 
     /// Asks in one round trip whether the session can write and is in no transaction.
     fn probe(connection: &mut Self::Connection) -> Answer<'_, Probe>;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sqlx_core::error::{DatabaseError, Error as SqlxError};
 
+use crate::key::OutcomeKey;
 pub use crate::outcome::ErrorKind;
 use crate::outcome::{Outcome, Phase};
 
@@ -40,6 +41,7 @@ struct Inner {
     attempts: u32,
     waited: Duration,
     counts: Option<PoolCounts>,
+    key: Option<OutcomeKey>,
     source: Option<Source>,
 }
 
@@ -73,6 +75,7 @@ impl Error {
             attempts: 0,
             waited: Duration::ZERO,
             counts: None,
+            key: None,
             source: None,
         }))
     }
@@ -104,6 +107,11 @@ impl Error {
         self
     }
 
+    pub(crate) fn key_of(mut self, key: Option<OutcomeKey>) -> Self {
+        self.0.key = key;
+        self
+    }
+
     pub(crate) fn caused_by(mut self, source: impl Into<BoxError>) -> Self {
         self.0.source = Some(Source::Other(source.into()));
         self
@@ -132,6 +140,12 @@ impl Error {
     /// What to do next, where the crate can tell.
     pub fn hint(&self) -> Option<&str> {
         self.0.hint.as_deref()
+    }
+
+    /// By what the outcome can be asked for later, where it is [`Unknown`](Outcome::Unknown) and the transaction left a
+    /// commit marker; see [`Pool::resolve`](crate::Pool::resolve).
+    pub fn outcome_key(&self) -> Option<OutcomeKey> {
+        self.0.key
     }
 
     /// What was under way when it failed.

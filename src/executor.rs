@@ -1,5 +1,7 @@
 //! sqlx's `Executor` for the pool, its handles, connections and transactions.
 
+mod inside;
+
 use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
@@ -18,7 +20,6 @@ use crate::outcome::{Outcome, Reaction, Verdict};
 use crate::pool::{Fence, Pool};
 use crate::retry::{Failed, Repeat, Retry};
 use crate::statement::may_leave_part;
-use crate::transaction::ProxyTransaction;
 
 type Item<DB> = Either<<DB as Database>::QueryResult, <DB as Database>::Row>;
 
@@ -137,7 +138,10 @@ impl<DB: Engine> Pool<DB> {
     }
 
     /// A driver call that sends no statement of the user's to be run.
-    async fn look_up<T>(&self, send: impl for<'c> Fn(&'c mut DB::Connection) -> Answer<'c, T>) -> Result<T, SqlxError> {
+    pub(crate) async fn look_up<T>(
+        &self,
+        send: impl for<'c> Fn(&'c mut DB::Connection) -> Answer<'c, T>,
+    ) -> Result<T, SqlxError> {
         let mut attempts = Attempts::new(self);
         loop {
             let mut connection = attempts.connection(None).await?;
@@ -334,60 +338,5 @@ impl<DB: Engine> ProxyConnection<DB> {
         self.catch_up(budget.until).await;
         let result = self.drive(budget.until, |error| DB::judge_statement(error, access), send).await;
         result.map_err(|failure| failure.into_sqlx(|error| self.pool().effort(error, &budget, 1)))
-    }
-}
-
-/// Statements run inside the transaction; none is sent twice.
-impl<'t, DB: Engine> Executor<'t> for &'t mut ProxyTransaction<DB> {
-    type Database = DB;
-
-    fn execute<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<DB::QueryResult, SqlxError>>
-    where
-        't: 'e,
-        E: 'q + Execute<'q, DB>,
-    {
-        self.connection().execute(query)
-    }
-
-    fn fetch_all<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Vec<DB::Row>, SqlxError>>
-    where
-        't: 'e,
-        E: 'q + Execute<'q, DB>,
-    {
-        self.connection().fetch_all(query)
-    }
-
-    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<DB::Row>, SqlxError>>
-    where
-        't: 'e,
-        E: 'q + Execute<'q, DB>,
-    {
-        self.connection().fetch_optional(query)
-    }
-
-    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Result<Item<DB>, SqlxError>>
-    where
-        't: 'e,
-        E: 'q + Execute<'q, DB>,
-    {
-        self.connection().fetch_many(query)
-    }
-
-    fn prepare_with<'e>(
-        self,
-        sql: SqlStr,
-        parameters: &'e [DB::TypeInfo],
-    ) -> BoxFuture<'e, Result<DB::Statement, SqlxError>>
-    where
-        't: 'e,
-    {
-        self.connection().prepare_with(sql, parameters)
-    }
-
-    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<DB>, SqlxError>>
-    where
-        't: 'e,
-    {
-        self.connection().describe(sql)
     }
 }

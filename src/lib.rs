@@ -21,6 +21,7 @@
 mod attend;
 mod backoff;
 pub mod clock;
+mod closure;
 mod config;
 mod connect;
 mod connection;
@@ -35,7 +36,9 @@ mod executor;
 #[doc(hidden)]
 pub mod fuzzing;
 mod global;
+mod key;
 mod observe;
+mod options;
 mod outcome;
 mod pool;
 #[cfg(feature = "postgres")]
@@ -48,7 +51,8 @@ mod statement;
 mod token;
 mod transaction;
 
-pub use config::{Access, Auth, Endpoint, ProxyConfig, ProxyConfigBuilder, Tls};
+pub use closure::Tx;
+pub use config::{Access, Auth, CommitMarkers, Endpoint, ProxyConfig, ProxyConfigBuilder, Tls};
 pub use connection::ProxyConnection;
 pub use credentials::EnvironmentCredentials;
 #[cfg(feature = "aws-config")]
@@ -57,13 +61,15 @@ pub use deadline::Deadline;
 pub use engine::Engine;
 pub use error::{Error, ErrorKind, PoolCounts};
 pub use global::LazyPool;
+pub use key::{NotAKey, OutcomeKey};
 pub use observe::Status;
-pub use outcome::{Outcome, Phase};
+pub use options::{Isolation, TransactionOptions};
+pub use outcome::{Outcome, Phase, Resolved};
 pub use pool::Pool;
 #[cfg(feature = "postgres")]
 pub use postgres::{LazyProxyPool, ProxyPool};
 pub use secret::Secret;
-pub use transaction::ProxyTransaction;
+pub use transaction::{ProxyTransaction, Savepoint};
 
 /// The code in the README compiles and runs as far as it can without a server.
 #[cfg(all(doctest, feature = "emulator"))]

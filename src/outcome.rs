@@ -50,6 +50,21 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// What became of a transaction whose commit was in doubt, for good.
+///
+/// ```
+/// use rds_proxy_pool::Resolved;
+///
+/// assert_ne!(Resolved::Committed, Resolved::RolledBack);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Resolved {
+    /// It was committed.
+    Committed,
+    /// It was not, and never will be: it may be run again.
+    RolledBack,
+}
+
 /// The part of a call that was under way when it failed.
 ///
 /// ```
@@ -186,6 +201,8 @@ pub enum ErrorKind {
     Lost,
     /// The server cannot write: it is a reader, or a writer that was demoted.
     ReadOnly,
+    /// This crate was used in a way it cannot serve: mend the code.
+    Usage,
     /// The pool was closed by this process.
     Closed,
     /// The database answered an error of its own.

@@ -3,6 +3,8 @@
 mod again;
 mod checkout;
 mod live;
+mod purge;
+mod resolve;
 mod slots;
 mod upkeep;
 
@@ -227,6 +229,12 @@ impl<DB: Engine> Pool<DB> {
             (None, Some(timeout)) => Budget::new(now, Some(now + timeout), Duration::ZERO, timeout),
             (deadline, _) => Budget::new(now, deadline, config.margin(), config.acquire_timeout()),
         }
+    }
+
+    /// The same pool, whose calls all spend from this budget.
+    pub(crate) fn within(&self, budget: &Budget) -> Self {
+        let deadline = budget.until.map(|until| until + self.config().margin());
+        Pool { shared: Arc::clone(&self.shared), scope: Scope { deadline, ..self.scope } }
     }
 
     pub(crate) fn clock(&self) -> &dyn Clock {

@@ -16,4 +16,7 @@ pub type ProxyConnection = crate::ProxyConnection<Postgres>;
 /// An open PostgreSQL transaction; see [`ProxyTransaction`](crate::ProxyTransaction).
 pub type ProxyTransaction = crate::ProxyTransaction<Postgres>;
 
+/// A transaction within a closure; see [`Tx`](crate::Tx).
+pub type Tx = crate::Tx<Postgres>;
+
 global_pool!(Postgres);

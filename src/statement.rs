@@ -10,6 +10,8 @@ pub enum TransactionEffect {
     None,
     /// It opens one.
     Opens,
+    /// It undoes what was done since a savepoint, errors included.
+    ReturnsToSavepoint,
     /// It ends the one that is open.
     Ends,
     /// Several statements, and one of them may end the one that is open.
@@ -47,8 +49,10 @@ pub(crate) fn transaction_effect(sql: &str) -> TransactionEffect {
     } else if ENDINGS.iter().any(|ending| is(first, ending)) {
         let rest: Vec<_> = words.collect();
         let has = |wanted: &str| rest.iter().any(|word| is(word, wanted));
-        if has("to") || has("prepared") {
+        if has("prepared") {
             TransactionEffect::None
+        } else if has("to") {
+            TransactionEffect::ReturnsToSavepoint
         } else if has("chain") && !has("no") {
             TransactionEffect::Unsure
         } else {
@@ -76,7 +80,7 @@ pub(crate) fn may_leave_part(sql: &str) -> bool {
 }
 
 /// The text after leading white space, comments and empty statements.
-fn skip_blanks(mut sql: &str) -> &str {
+pub(crate) fn skip_blanks(mut sql: &str) -> &str {
     loop {
         sql = sql.trim_start_matches(|c: char| c.is_whitespace() || c == ';');
         if let Some(rest) = sql.strip_prefix("--") {
@@ -109,7 +113,7 @@ fn after_comment(mut rest: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use TransactionEffect::{Ends, MayEnd, None, Opens, Unsure};
+    use TransactionEffect::{Ends, MayEnd, None, Opens, ReturnsToSavepoint, Unsure};
 
     #[test]
     fn the_leading_keyword_decides_for_a_single_statement() {
@@ -123,8 +127,8 @@ mod tests {
             ("COMMIT", Ends),
             ("end;", Ends),
             ("rollback", Ends),
-            ("ROLLBACK TO SAVEPOINT a", None),
-            ("rollback to a", None),
+            ("ROLLBACK TO SAVEPOINT a", ReturnsToSavepoint),
+            ("rollback to a", ReturnsToSavepoint),
             ("commit and no chain", Ends),
             ("COMMIT AND CHAIN", Unsure),
             ("ROLLBACK PREPARED 'x'", None),

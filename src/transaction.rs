@@ -1,19 +1,30 @@
 //! Transactions that the caller ends.
 
+mod commit;
+mod savepoint;
+
 use std::fmt;
 
 use futures_util::TryStreamExt;
 use sqlx_core::error::Error as SqlxError;
-use sqlx_core::sql_str::{SqlSafeStr, SqlStr};
+use sqlx_core::sql_str::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use crate::attend::Bounds;
+use crate::clock::Reading;
 use crate::connection::{Failure, ProxyConnection};
 use crate::deadline::Budget;
 use crate::engine::{Answer, Call, Engine};
 use crate::error::{Error, ErrorKind};
-use crate::outcome::{COMMIT_ENDED, Outcome, Phase, Reaction, Verdict};
+use crate::key::OutcomeKey;
+use crate::options::TransactionOptions;
+use crate::outcome::{Outcome, Phase, Reaction, Verdict};
 use crate::pool::{Fence, Pool};
 use crate::retry::{Failed, Repeat};
+
+pub(crate) use commit::NotCommitted;
+#[cfg(test)]
+pub(crate) use commit::{Committed, commit};
+pub use savepoint::Savepoint;
 
 /// An open transaction: ended by [`commit`](ProxyTransaction::commit) or [`rollback`](ProxyTransaction::rollback).
 ///
@@ -36,61 +47,97 @@ use crate::retry::{Failed, Repeat};
 pub struct ProxyTransaction<DB: Engine> {
     connection: ProxyConnection<DB>,
     open: bool,
+    /// Names its commit marker, if it has left one.
+    key: Option<OutcomeKey>,
+    /// Savepoints that are open.
+    depth: u32,
+    /// The outermost of those that were dropped and are still to be returned to.
+    dropped: Option<u32>,
 }
 
 impl<DB: Engine> Pool<DB> {
     /// Opens a transaction: read-write, or read-only on a pool for a reader endpoint.
     ///
     /// The opening is its own check of an idle connection: nothing of yours is lost with it, so a connection that was lost
-    /// or that leads to a demoted writer is replaced, and the opening repeated, within the deadline.
+    /// or that leads to a demoted writer is replaced, and the opening repeated, within the deadline. With
+    /// [`CommitMarkers`](crate::CommitMarkers) on, the opening leaves the marker in the same message.
     ///
     /// # Errors
     /// As [`Pool::acquire`]; [`ErrorKind::ReadOnly`](crate::ErrorKind::ReadOnly) if every connection led to a server that
-    /// cannot write. The outcome is [`NotSent`](crate::Outcome::NotSent) or
-    /// [`NotExecuted`](crate::Outcome::NotExecuted).
+    /// cannot write; `markers.missing` if there is no table for the marker. The outcome is
+    /// [`NotSent`](crate::Outcome::NotSent) or [`NotExecuted`](crate::Outcome::NotExecuted).
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection the opening was sent on.
     pub async fn begin(&self) -> Result<ProxyTransaction<DB>, Error> {
+        self.begin_with(TransactionOptions::new()).await
+    }
+
+    /// The same with options: isolation level, read-only, deferrable.
+    ///
+    /// # Errors
+    /// As [`Pool::begin`].
+    ///
+    /// # Cancel safety
+    /// As [`Pool::begin`].
+    ///
+    /// ```no_run
+    /// # async fn example(pool: rds_proxy_pool::ProxyPool) -> Result<(), Box<dyn std::error::Error>> {
+    /// use rds_proxy_pool::{Isolation, TransactionOptions};
+    ///
+    /// let options = TransactionOptions::new().isolation(Isolation::RepeatableRead).read_only();
+    /// let mut snapshot = pool.begin_with(options).await?;
+    /// let sum: i64 = sqlx::query_scalar("SELECT sum(cents)::bigint FROM account").fetch_one(&mut snapshot).await?;
+    /// snapshot.rollback().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn begin_with(&self, options: TransactionOptions) -> Result<ProxyTransaction<DB>, Error> {
         let now = self.clock().now();
-        let budget = self.budget_at(now.monotonic);
-        let mut now = Some(now);
+        self.open_transaction(options, &self.budget_at(now.monotonic), Some(now)).await
+    }
+
+    pub(crate) async fn open_transaction(
+        &self,
+        options: TransactionOptions,
+        budget: &Budget,
+        mut now: Option<Reading>,
+    ) -> Result<ProxyTransaction<DB>, Error> {
         let access = self.config().access();
+        let read_only = options.read_only || access.is_read_only();
+        let begin_sql = DB::begin_sql(TransactionOptions { read_only, ..options });
+        let table = self.config().commit_markers().table_name().filter(|_| !read_only);
         let mut retry = None;
         let mut last: Option<Failure> = None;
-        let mut distrusts = false;
         for made in 1.. {
-            // What is idle may be like the one on which it failed.
-            let fence = if distrusts { Fence::AlwaysProbe } else { Fence::Request };
-            let mut connection = match self.checkout(&budget, now.take(), &|| fence).await {
+            let mut connection = match self.checkout(budget, now.take(), &|| Fence::Request).await {
                 Ok(connection) => connection,
                 // That the time is up says less than why an opening failed before.
                 Err(error) => {
                     let last = last.filter(|_| error.kind() == ErrorKind::Deadline);
-                    let told = last.map(|failure| self.effort(failure.into_error(Phase::Begin), &budget, made));
+                    let told = last.map(|failure| self.effort(failure.into_error(Phase::Begin), budget, made));
                     return Err(told.unwrap_or(error));
                 }
             };
-            let patience = connection.patience(&budget);
-            let bounds = Bounds { until: Some(budget.acquire_until), patience, watch: None };
-            let judge = |error: &SqlxError| DB::judge_begin(error, access);
-            let begin = connection.drive(bounds, judge, |live| simple::<DB>(live, DB::begin_sql(access)));
-            let failure = match begin.await {
+            let key = table.map(|_| self.draw_key()).transpose()?;
+            let marker = table.zip(key).map(|(table, key)| DB::marker_sql(table, key));
+            let failure = match self.send_opening(&mut connection, &begin_sql, marker, budget).await {
                 Ok(()) => {
                     connection.begun();
-                    return Ok(ProxyTransaction { connection, open: true });
+                    return Ok(ProxyTransaction { connection, open: true, key, depth: 0, dropped: None });
                 }
                 Err(failure) => failure,
             };
+            // Of the opening the first part may have succeeded, and then a transaction is open that nobody knows of.
+            connection.spoil();
             drop(connection);
             let Verdict { kind, reaction, code, .. } = *failure.verdict();
             // A session that was silent after a gap; where the time is up, there is no next attempt.
             let reaction = if kind == ErrorKind::Deadline { Reaction::Reconnect } else { reaction };
-            distrusts |= reaction == Reaction::Reconnect;
             // Nothing of the user's was sent with it.
             let failed = Failed { outcome: Outcome::NotExecuted, reaction, repeat: Repeat::Harmless, made };
             let Some(resume) = self.retry_at(&mut retry, failed, Some(budget.acquire_until)) else {
-                return Err(self.effort(failure.into_error(Phase::Begin), &budget, made));
+                return Err(self.effort(failure.into_error(Phase::Begin), budget, made));
             };
             tracing::info!(attempt = made, code, "opening the transaction again");
             last = Some(failure);
@@ -98,110 +145,76 @@ impl<DB: Engine> Pool<DB> {
         }
         unreachable!("the loop returns")
     }
+
+    /// In one message, or one by one where that is asked for.
+    async fn send_opening(
+        &self,
+        connection: &mut ProxyConnection<DB>,
+        begin: &str,
+        marker: Option<String>,
+        budget: &Budget,
+    ) -> Result<(), Failure> {
+        let messages = match marker {
+            None => [Some(begin.to_owned()), None],
+            Some(marker) if self.config().split_messages() => [Some(begin.to_owned()), Some(marker)],
+            Some(marker) => [Some(format!("{begin}; {marker}")), None],
+        };
+        let access = self.config().access();
+        for message in messages.into_iter().flatten() {
+            let patience = connection.patience(budget);
+            let bounds = Bounds { until: Some(budget.acquire_until), patience, watch: None };
+            let judge = |error: &SqlxError| DB::judge_begin(error, access);
+            connection.drive(bounds, judge, |live| simple::<DB>(live, message)).await?;
+        }
+        Ok(())
+    }
+
+    fn draw_key(&self) -> Result<OutcomeKey, Error> {
+        OutcomeKey::new(self.clock().now().wall).map_err(|error| {
+            let message = "the operating system gave no random bytes for the transaction's key";
+            Error::new(ErrorKind::Config, "markers.entropy", message).phase_of(Phase::Begin).caused_by(error)
+        })
+    }
 }
 
 /// Sends a text that answers nothing of interest.
-fn simple<'c, DB: Engine>(connection: &'c mut DB::Connection, sql: &'static str) -> Answer<'c, ()> {
-    let sql: SqlStr = sql.into_sql_str();
+fn simple<'c, DB: Engine>(connection: &'c mut DB::Connection, sql: String) -> Answer<'c, ()> {
+    let sql: SqlStr = AssertSqlSafe(sql).into_sql_str();
     Box::pin(DB::fetch_many(connection, Call::capture(sql)).try_for_each(|_| async { Ok(()) }))
 }
 
-/// The server has answered that it has committed.
-#[derive(Debug)]
-pub(crate) struct Committed {
-    /// Something broke between that answer and the end of the message.
-    pub(crate) connection_lost: bool,
-}
-
-/// Commits; where it is in doubt whether a transaction is open, only if one is. The server sends the answer to COMMIT when the commit is done, so what comes after it changes nothing.
-pub(crate) fn commit<DB: Engine>(connection: &mut DB::Connection, in_doubt: bool) -> Answer<'_, Committed> {
-    let sql: SqlStr = DB::commit_sql(in_doubt).into_sql_str();
-    Box::pin(async move {
-        let mut answers = DB::fetch_many(connection, Call::capture(sql));
-        let mut answered = 0;
-        loop {
-            match answers.try_next().await {
-                Ok(Some(answer)) => answered += usize::from(answer.is_left()),
-                Ok(None) => return Ok(Committed { connection_lost: false }),
-                Err(_) if answered >= DB::COMMIT_ANSWERS => return Ok(Committed { connection_lost: true }),
-                Err(error) => return Err(error),
-            }
-        }
-    })
-}
-
 impl<DB: Engine> ProxyTransaction<DB> {
-    pub(crate) fn connection(&mut self) -> &mut ProxyConnection<DB> {
-        &mut self.connection
+    /// By what its outcome can be asked for with [`Pool::resolve`](crate::Pool::resolve), should its commit end in doubt;
+    /// `None` where it has left no marker.
+    pub fn outcome_key(&self) -> Option<OutcomeKey> {
+        self.key
     }
 
-    /// Makes everything done in the transaction permanent.
+    /// Hands out the driver's connection, for `COPY` and helpers that demand it.
     ///
-    /// # Errors
-    /// Outcome [`RolledBack`](crate::Outcome::RolledBack) where the server refused, for a deferred constraint, a
-    /// serialization failure, or because an earlier statement had failed (`commit.aborted`; plain sqlx reports success
-    /// there). Outcome [`Unknown`](crate::Outcome::Unknown) where the answer was lost (`commit.unknown`): it may be
-    /// committed; and where a statement of yours had ended the transaction before (`commit.ended`). Outcome
-    /// [`NotSent`](crate::Outcome::NotSent) where the deadline had passed before: it is undone.
-    ///
-    /// # Cancel safety
-    /// None: dropping the future while the commit is under way leaves its outcome unknown. The connection is closed and one
-    /// WARN event tells.
-    pub async fn commit(mut self) -> Result<(), Error> {
-        let budget = self.connection.pool().budget();
-        if self.connection.was_ended() {
-            let Verdict { kind, code, outcome, hint, .. } = COMMIT_ENDED;
-            let message = "a statement sent in the transaction had ended it already";
-            let error = Error::new(kind, code, message).phase_of(Phase::Commit).outcome_of(outcome);
-            return Err(error.hint_of(hint.unwrap_or_default()));
-        }
-        let in_doubt = self.connection.may_have_ended();
-        self.connection.catch_up(budget.until).await;
-        let unheard = Unheard;
-        let result = self.connection.drive(budget.until, DB::judge_commit, |live| commit::<DB>(live, in_doubt)).await;
-        std::mem::forget(unheard);
-        if let Ok(Committed { connection_lost: true }) = result {
-            self.connection.spoil();
-        }
-        self.ended(result.map(drop), Phase::Commit, &budget)
+    /// What is done with it is out of sight: a commit in doubt stays in doubt, marker or not, since a statement sent here may
+    /// have ended the transaction. Do not end it here.
+    pub fn lend(&mut self) -> &mut DB::Connection {
+        self.connection.lend()
     }
 
-    /// Undoes everything done in the transaction and keeps the connection. What a COMMIT among your own statements has made
-    /// permanent stays.
-    ///
-    /// # Errors
-    /// Where the answer was lost; the server undoes the transaction all the same, as its connection is closed.
-    ///
-    /// # Cancel safety
-    /// Dropping the future closes the connection, which undoes the transaction.
-    pub async fn rollback(mut self) -> Result<(), Error> {
-        let budget = self.connection.pool().budget();
-        self.connection.catch_up(budget.until).await;
-        let rollback = self.connection.drive(budget.until, DB::judge_rollback, |live| simple::<DB>(live, "ROLLBACK"));
-        let result = rollback.await;
-        self.ended(result, Phase::Rollback, &budget)
+    /// The first failure in it that nothing has undone.
+    pub(crate) fn failed(&mut self) -> Option<Verdict> {
+        self.connection.failed()
     }
 
-    fn ended(mut self, result: Result<(), Failure>, phase: Phase, budget: &Budget) -> Result<(), Error> {
-        self.open = match &result {
-            Ok(()) => false,
-            // The server answered and ended it, or the connection is spoiled already, or nobody asked the server.
-            Err(failure) => !failure.verdict().keep || failure.verdict().outcome == Outcome::NotSent,
-        };
-        result.map_err(|failure| self.connection.pool().effort(failure.into_error(phase), budget, 1))
+    pub(crate) fn is_lent(&mut self) -> bool {
+        self.connection.is_lent()
     }
 }
 
-/// Warns when it is dropped: the future of a commit was, before the answer came.
-struct Unheard;
-
-impl Drop for Unheard {
-    fn drop(&mut self) {
-        tracing::warn!(
-            code = "commit.unknown",
-            "the future of a commit was dropped before the server answered: its outcome is unknown"
-        );
-    }
+/// Refuses what would end the transaction behind its closure's back.
+pub(crate) fn allow<DB: Engine>(sql: &str) -> Result<(), Error> {
+    let Some(rule) = DB::forbidden_in_closure(sql) else { return Ok(()) };
+    let message = format!("refused in the closure of a transaction: {rule}");
+    let error = Error::new(ErrorKind::Usage, "transaction.refused_statement", message).phase_of(Phase::Statement);
+    Err(error
+        .hint_of("the transaction ends with its closure; return an error to undo it, and send one statement at a time"))
 }
 
 impl<DB: Engine> Drop for ProxyTransaction<DB> {
@@ -214,6 +227,6 @@ impl<DB: Engine> Drop for ProxyTransaction<DB> {
 
 impl<DB: Engine> fmt::Debug for ProxyTransaction<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProxyTransaction").field("open", &self.open).finish_non_exhaustive()
+        f.debug_struct("ProxyTransaction").field("open", &self.open).field("key", &self.key).finish_non_exhaustive()
     }
 }

@@ -12,13 +12,13 @@ mod sleeps;
 /// Modules from the ground up. A file names only modules to the left of its own or on the floors below.
 const FLOORS: [&[&str]; 5] = [
     // Plain values.
-    &["clock", "secret", "outcome", "error", "observe"],
+    &["clock", "secret", "key", "options", "outcome", "error", "observe"],
     // Pure decisions: no await, no lock, the time is an argument.
     &["config", "deadline", "backoff", "retry", "statement", "sign"],
     // Engines, and one outside effect per file.
     &["engine", "credentials", "token", "socket", "attend", "connect"],
     // The pool.
-    &["connection", "pool", "transaction", "executor"],
+    &["connection", "pool", "transaction", "closure", "executor"],
     // Edges.
     &["global", "postgres", "emulator", "fuzzing", "lib"],
 ];

@@ -55,6 +55,7 @@ impl ProxyConfigBuilder {
             within(&name.to_string(), *value, &CALL_TIMEOUT)?;
         }
         self.tuning.check()?;
+        self.markers.check()?;
         let (max_idle, max_connections) = self.sizes(lookup)?;
         Ok(ProxyConfig {
             endpoint,
@@ -71,6 +72,8 @@ impl ProxyConfigBuilder {
             max_idle,
             max_connections,
             tuning: self.tuning,
+            markers: self.markers,
+            split_messages: self.split_messages,
             clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock)),
         })
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 
+use super::markers::CommitMarkers;
 use super::tuning::Tuning;
 use super::{Access, ProxyConfig, Tls, env};
 use crate::clock::Clock;
@@ -113,6 +114,8 @@ pub struct ProxyConfigBuilder {
     pub(super) max_idle: Option<usize>,
     pub(super) max_connections: Option<usize>,
     pub(super) tuning: Tuning,
+    pub(super) markers: CommitMarkers,
+    pub(super) split_messages: bool,
     pub(super) clock: Option<Arc<dyn Clock>>,
     pub(super) database_url: Option<Given<Secret>>,
     pub(super) weakened: Option<Given<Tls>>,
@@ -263,6 +266,19 @@ impl ProxyConfigBuilder {
     /// ```
     pub fn max_connections(mut self, count: usize) -> Self {
         self.max_connections = Some(count);
+        self
+    }
+
+    /// Whether transactions leave a row by which a lost commit is found out about; default [`CommitMarkers::off`].
+    pub fn commit_markers(mut self, markers: CommitMarkers) -> Self {
+        self.markers = markers;
+        self
+    }
+
+    /// Sends one by one the statements that otherwise travel two in a message (`BEGIN` and the marker, the check and
+    /// `COMMIT`), should what is between here and the database not bear that; default false. Each costs a round trip more.
+    pub fn split_messages(mut self, split: bool) -> Self {
+        self.split_messages = split;
         self
     }
 

@@ -2,6 +2,11 @@
 
 mod class;
 mod errors;
+mod forbidden;
+mod lexis;
+mod markers;
+
+use std::borrow::Cow;
 
 use sqlx_core::connection::{ConnectOptions, Connection};
 use sqlx_core::describe::Describe;
@@ -15,7 +20,9 @@ use sqlx_postgres::{PgConnectOptions, PgConnection, PgRow, PgSslMode, PgStatemen
 use crate::config::{Access, ProxyConfig, Tls};
 use crate::engine::{Answer, Answers, Call, Driver, Engine, Options, Probe};
 use crate::error::Error;
-use crate::outcome::Verdict;
+use crate::key::OutcomeKey;
+use crate::options::{Isolation, TransactionOptions};
+use crate::outcome::{Resolved, Verdict};
 use crate::statement::{TransactionEffect, transaction_effect};
 
 /// Variables the driver reads by itself and cannot be told to forget: RDS Proxy refuses the first, and the others would
@@ -60,11 +67,51 @@ impl Driver for Postgres {
         options.clone().password(password)
     }
 
-    fn begin_sql(access: Access) -> &'static str {
-        match access {
-            Access::ReadWrite => "BEGIN READ WRITE",
-            Access::ReadOnly => "BEGIN READ ONLY",
-        }
+    fn begin_sql(options: TransactionOptions) -> Cow<'static, str> {
+        let TransactionOptions { isolation, read_only, deferrable } = options;
+        let access = if read_only { "BEGIN READ ONLY" } else { "BEGIN READ WRITE" };
+        let level = match isolation {
+            None if !deferrable => return access.into(),
+            None => "",
+            Some(Isolation::ReadCommitted) => " ISOLATION LEVEL READ COMMITTED",
+            Some(Isolation::RepeatableRead) => " ISOLATION LEVEL REPEATABLE READ",
+            Some(Isolation::Serializable) => " ISOLATION LEVEL SERIALIZABLE",
+        };
+        let deferrable = if deferrable { " DEFERRABLE" } else { "" };
+        format!("{access}{level}{deferrable}").into()
+    }
+
+    fn marker_sql(table: &str, key: OutcomeKey) -> String {
+        markers::insert(table, key)
+    }
+
+    fn marker_table_sql(table: &str) -> String {
+        markers::create_table(table)
+    }
+
+    fn purge_markers<'c>(
+        connection: &'c mut PgConnection,
+        table: &str,
+        oldest: OutcomeKey,
+        count: u32,
+    ) -> Answer<'c, u64> {
+        markers::purge(connection, table, oldest, count)
+    }
+
+    fn fence<'c>(connection: &'c mut PgConnection, table: &str, key: OutcomeKey) -> Answer<'c, Resolved> {
+        markers::fence(connection, table, key)
+    }
+
+    fn end_holder(connection: &mut PgConnection, key: OutcomeKey) -> Answer<'_, ()> {
+        markers::end_holder(connection, key)
+    }
+
+    fn judge_fence(error: &SqlxError) -> Verdict {
+        errors::judge_fence(error)
+    }
+
+    fn forbidden_in_closure(sql: &str) -> Option<&'static str> {
+        forbidden::forbidden_in_closure(sql)
     }
 
     fn commit_sql(in_doubt: bool) -> &'static str {

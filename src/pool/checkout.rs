@@ -130,7 +130,7 @@ impl<DB: Engine> Pool<DB> {
     }
 
     /// Opens a connection, again and again while that is useful and there is time.
-    async fn open(&self, budget: &Budget, runtime: Id) -> Result<Box<Live<DB>>, Error> {
+    pub(super) async fn open(&self, budget: &Budget, runtime: Id) -> Result<Box<Live<DB>>, Error> {
         let open = self.shared.open.one();
         let mut attempts = 0;
         let mut refused: Option<Token> = None;
@@ -221,6 +221,6 @@ pub(super) fn closed(Closed: Closed) -> Error {
     Error::new(ErrorKind::Closed, "closed.pool", "the pool is closed")
 }
 
-fn outside_a_runtime(error: TryCurrentError) -> Error {
+pub(super) fn outside_a_runtime(error: TryCurrentError) -> Error {
     Error::config("config.runtime", "the pool was used outside a tokio runtime").caused_by(error)
 }

@@ -36,6 +36,10 @@ pub(crate) struct Condition {
     spoiled: bool,
     /// A statement opened a transaction and none has ended it.
     in_transaction: bool,
+    /// A transaction was opened by us, not by a statement of the user's.
+    begun: bool,
+    /// The first failure in it that nothing has undone.
+    failed: Option<Verdict>,
     /// A statement was sent that ends the transaction that was open.
     ended: bool,
     /// A text was sent that may have ended it.
@@ -105,7 +109,7 @@ impl Condition {
     /// transaction as well, and one whose answer nobody waits for is done all the same.
     pub(crate) fn note_sent(&mut self, effect: TransactionEffect) {
         match effect {
-            TransactionEffect::None => {}
+            TransactionEffect::None | TransactionEffect::ReturnsToSavepoint => {}
             TransactionEffect::Opens => self.in_transaction = true,
             TransactionEffect::Ends => self.ended = true,
             TransactionEffect::MayEnd => self.may_have_ended = true,
@@ -115,13 +119,22 @@ impl Condition {
 
     /// Only after an answer is it certain that no transaction is open.
     pub(crate) fn note_answered(&mut self, effect: TransactionEffect) {
-        if effect == TransactionEffect::Ends {
-            self.in_transaction = false;
+        match effect {
+            TransactionEffect::Ends => self.in_transaction = false,
+            TransactionEffect::ReturnsToSavepoint => self.failed = None,
+            _ => {}
         }
     }
 
     pub(crate) fn heed(&mut self, verdict: &Verdict) {
         self.spoiled |= !verdict.keep;
+        self.failed = self.failed.or(Some(*verdict));
+    }
+
+    /// Whether nothing of a statement can stay if this connection is closed now: it is in a transaction of which nobody has
+    /// sent the end.
+    pub(crate) fn ends_undone(&self) -> bool {
+        self.begun && !(self.ended || self.may_have_ended || self.lent)
     }
 
     /// Sorts out how a wait for the driver ended; a future that was not dropped leaves nothing in flight.
@@ -225,7 +238,7 @@ impl<DB: Engine> Live<DB> {
     }
 
     /// Runs one driver call to its end. If this future is dropped the connection will not be used by anyone else.
-    async fn drive<T>(
+    pub(crate) async fn drive<T>(
         &mut self,
         clock: &dyn Clock,
         bounds: Bounds,
@@ -267,7 +280,17 @@ impl<DB: Engine> Live<DB> {
 
     /// A transaction was opened by us, not by a statement of the user's.
     pub(crate) fn begun(&mut self) {
-        (self.condition.ended, self.condition.may_have_ended) = (false, false);
+        self.condition = Condition { begun: true, failed: None, ended: false, may_have_ended: false, ..self.condition };
+    }
+
+    /// It is about to be ended by us: what fails from now on may have been done.
+    pub(crate) fn ending(&mut self) {
+        self.condition.begun = false;
+    }
+
+    /// The first failure in the transaction that nothing has undone.
+    pub(crate) fn failed(&self) -> Option<Verdict> {
+        self.condition.failed
     }
 
     /// Whether a statement of the user's has ended what was begun.

@@ -19,3 +19,4 @@ mod secrets;
 mod servers;
 mod thaw;
 mod token;
+mod transactions;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Faults, File, sources};
 
 /// What a code begins with.
-const FAMILIES: [&str; 11] = [
+const FAMILIES: [&str; 15] = [
     "auth",
     "closed",
     "commit",
@@ -14,9 +14,13 @@ const FAMILIES: [&str; 11] = [
     "credentials",
     "deadline",
     "lost",
+    "markers",
+    "once",
     "read_only",
+    "resolved",
     "statement",
     "throttled",
+    "transaction",
 ];
 
 fn is_code(text: &str) -> bool {

@@ -1,13 +1,8 @@
 //! Which statements cannot write, decided from the words of the text; in doubt a statement may write.
-//!
-//! The text is read by a well-kept lexer and not by the parser that belongs to it: with its grammar of everything a
-//! program that uses this crate would be a third larger, and what has to be known here are words, not trees.
 
-use std::any::{Any, TypeId};
+use sqlparser::tokenizer::{Token, Word};
 
-use sqlparser::dialect::{Dialect, PostgreSqlDialect};
-use sqlparser::tokenizer::{Token, Tokenizer, Word};
-
+use super::lexis::{ends_alike, is_one_of, tokens, word};
 use crate::statement::LONGEST_READ;
 
 /// Built-in functions that change nothing anywhere, in alphabetical order. A function that is not here may write.
@@ -68,30 +63,13 @@ pub(super) fn cannot_write(sql: &str) -> bool {
     if sql.len() > LONGEST_READ {
         return false;
     }
-    let Ok(mut tokens) = Tokenizer::new(&Lexis, sql).tokenize() else { return false };
-    if (0..tokens.len()).any(|at| is_cut_otherwise(&tokens[at..])) {
-        return false;
-    }
-    tokens.retain(|token| !matches!(token, Token::Whitespace(_)));
+    let Some(mut tokens) = tokens(sql) else { return false };
     if tokens.last() == Some(&Token::SemiColon) {
         tokens.pop();
     }
     let begins = tokens.iter().find(|token| **token != Token::LParen).and_then(word);
     let reads = begins.is_some_and(|first| ["select", "show", "table", "values", "with"].contains(&first.as_str()));
     reads && (0..tokens.len()).all(|at| changes_nothing(&tokens, at))
-}
-
-/// Whether a server may see other words here than the lexer does.
-fn is_cut_otherwise(tokens: &[Token]) -> bool {
-    match tokens {
-        // Servers disagree where the number ends.
-        [Token::Number(..) | Token::Placeholder(_) | Token::HexStringLiteral(_), Token::Word(_), ..] => true,
-        // `U&"name"`, which is one name, and with escapes another than it seems.
-        [Token::Word(Word { quote_style: None, .. }), Token::Ampersand, Token::Word(Word { quote_style, .. }), ..] => {
-            quote_style.is_some() && is_one_of(&tokens[0], &["u"])
-        }
-        _ => false,
-    }
 }
 
 /// Whether the token is harmless where it stands.
@@ -106,11 +84,7 @@ fn changes_nothing(tokens: &[Token], at: usize) -> bool {
                 || next.and_then(self::word).is_some_and(|next| ["key", "no", "share"].contains(&next.as_str()));
             WRITES.binary_search(&word.as_str()).is_err() && !(word == "for" && locks())
         }
-        // With `standard_conforming_strings` off a backslash before a quote would give it another end.
-        Token::SingleQuotedString(text) | Token::NationalStringLiteral(text) => {
-            !text.contains("\\'") && !text.ends_with('\\')
-        }
-        token => is_harmless(token),
+        token => ends_alike(token) && is_harmless(token),
     }
 }
 
@@ -174,131 +148,70 @@ fn is_no_function(word: &str) -> bool {
     NO_FUNCTION.binary_search(&word).is_ok()
 }
 
-fn is_one_of(token: &Token, words: &[&str]) -> bool {
-    word(token).is_some_and(|word| words.contains(&word.as_str()))
-}
-
-/// An unquoted word, in lower case.
-fn word(token: &Token) -> Option<String> {
-    match token {
-        Token::Word(Word { value, quote_style: None, .. }) => Some(value.to_ascii_lowercase()),
-        _ => None,
-    }
-}
-
 /// Literals, punctuation, and operators that PostgreSQL brings along.
 fn is_harmless(token: &Token) -> bool {
     use Token as T;
-    match token {
-        // All else with a dollar is a quoted string for some server.
-        T::Placeholder(name) => name.len() > 1 && name[1..].bytes().all(|digit| digit.is_ascii_digit()),
-        T::DollarQuotedString(string) => {
-            !string.tag.as_ref().is_some_and(|tag| tag.starts_with(|first: char| first.is_numeric()))
-        }
-        // In some client encodings a backslash is the second half of the character before it.
-        T::EscapedStringLiteral(text) => text.is_ascii(),
-        // The lexer knows escapes here, the server does not.
-        T::HexStringLiteral(digits) => digits.bytes().all(|digit| digit.is_ascii_hexdigit() || digit == b'_'),
-        T::SingleQuotedByteStringLiteral(bits) => bits.bytes().all(|bit| matches!(bit, b'0' | b'1')),
-        T::Number(_, long) => !long,
-        T::UnicodeStringLiteral(_)
-        | T::Comma
-        | T::RArrow
-        | T::LParen
-        | T::RParen
-        | T::LBracket
-        | T::RBracket
-        | T::Period
-        | T::Colon
-        | T::DoubleColon
-        | T::Eq
-        | T::Neq
-        | T::Lt
-        | T::Gt
-        | T::LtEq
-        | T::GtEq
-        | T::Plus
-        | T::Minus
-        | T::Mul
-        | T::Div
-        | T::Mod
-        | T::Caret
-        | T::Ampersand
-        | T::Pipe
-        | T::Sharp
-        | T::ShiftLeft
-        | T::ShiftRight
-        | T::StringConcat
-        | T::Overlap
-        | T::Arrow
-        | T::LongArrow
-        | T::HashArrow
-        | T::HashLongArrow
-        | T::HashMinus
-        | T::AtArrow
-        | T::ArrowAt
-        | T::AtQuestion
-        | T::AtAt
-        | T::Question
-        | T::QuestionAnd
-        | T::QuestionPipe
-        | T::Tilde
-        | T::TildeAsterisk
-        | T::ExclamationMarkTilde
-        | T::ExclamationMarkTildeAsterisk
-        | T::DoubleTilde
-        | T::DoubleTildeAsterisk
-        | T::ExclamationMarkDoubleTilde
-        | T::ExclamationMarkDoubleTildeAsterisk => true,
-        _ => false,
-    }
-}
-
-/// How PostgreSQL cuts a text into words. The dialect itself cannot be used: it refers to the parser.
-#[derive(Debug)]
-struct Lexis;
-
-impl Dialect for Lexis {
-    fn dialect(&self) -> TypeId {
-        PostgreSqlDialect {}.type_id()
-    }
-
-    fn is_delimited_identifier_start(&self, c: char) -> bool {
-        PostgreSqlDialect {}.is_delimited_identifier_start(c)
-    }
-
-    fn is_identifier_start(&self, c: char) -> bool {
-        PostgreSqlDialect {}.is_identifier_start(c)
-    }
-
-    fn is_identifier_part(&self, c: char) -> bool {
-        PostgreSqlDialect {}.is_identifier_part(c)
-    }
-
-    fn is_custom_operator_part(&self, c: char) -> bool {
-        PostgreSqlDialect {}.is_custom_operator_part(c)
-    }
-
-    fn supports_unicode_string_literal(&self) -> bool {
-        PostgreSqlDialect {}.supports_unicode_string_literal()
-    }
-
-    fn supports_nested_comments(&self) -> bool {
-        PostgreSqlDialect {}.supports_nested_comments()
-    }
-
-    fn supports_string_escape_constant(&self) -> bool {
-        PostgreSqlDialect {}.supports_string_escape_constant()
-    }
-
-    fn supports_numeric_literal_underscores(&self) -> bool {
-        PostgreSqlDialect {}.supports_numeric_literal_underscores()
-    }
-
-    fn supports_geometric_types(&self) -> bool {
-        PostgreSqlDialect {}.supports_geometric_types()
-    }
+    matches!(
+        token,
+        T::SingleQuotedString(_)
+            | T::NationalStringLiteral(_)
+            | T::DollarQuotedString(_)
+            | T::EscapedStringLiteral(_)
+            | T::HexStringLiteral(_)
+            | T::SingleQuotedByteStringLiteral(_)
+            | T::UnicodeStringLiteral(_)
+            | T::Placeholder(_)
+            | T::Number(..)
+            | T::Comma
+            | T::RArrow
+            | T::LParen
+            | T::RParen
+            | T::LBracket
+            | T::RBracket
+            | T::Period
+            | T::Colon
+            | T::DoubleColon
+            | T::Eq
+            | T::Neq
+            | T::Lt
+            | T::Gt
+            | T::LtEq
+            | T::GtEq
+            | T::Plus
+            | T::Minus
+            | T::Mul
+            | T::Div
+            | T::Mod
+            | T::Caret
+            | T::Ampersand
+            | T::Pipe
+            | T::Sharp
+            | T::ShiftLeft
+            | T::ShiftRight
+            | T::StringConcat
+            | T::Overlap
+            | T::Arrow
+            | T::LongArrow
+            | T::HashArrow
+            | T::HashLongArrow
+            | T::HashMinus
+            | T::AtArrow
+            | T::ArrowAt
+            | T::AtQuestion
+            | T::AtAt
+            | T::Question
+            | T::QuestionAnd
+            | T::QuestionPipe
+            | T::Tilde
+            | T::TildeAsterisk
+            | T::ExclamationMarkTilde
+            | T::ExclamationMarkTildeAsterisk
+            | T::DoubleTilde
+            | T::DoubleTildeAsterisk
+            | T::ExclamationMarkDoubleTilde
+            | T::ExclamationMarkDoubleTildeAsterisk
+    )
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -28,6 +28,19 @@ const LOST: Verdict = Verdict {
     hint: Some("the answer was lost after the request was sent: find out what happened before repeating a write"),
 };
 
+/// There is no table for the markers.
+const MARKERS_MISSING: Verdict = Verdict {
+    kind: ErrorKind::Config,
+    code: "markers.missing",
+    outcome: Outcome::NotExecuted,
+    reaction: Reaction::Surface,
+    keep: false,
+    hint: Some(
+        "make the table with the statement of Pool::commit_marker_table_sql() and grant this user SELECT, INSERT, UPDATE \
+         and DELETE on it, or turn commit markers off",
+    ),
+};
+
 /// This process is ending the runtime the connection lives on.
 const RUNTIME_GONE: Verdict = Verdict {
     kind: ErrorKind::Closed,
@@ -165,6 +178,8 @@ pub(super) fn judge_begin(error: &SqlxError, access: Access) -> Verdict {
             ),
             ..LOST
         },
+        // BEGIN itself names no table.
+        _ if is_about_the_table(error) => MARKERS_MISSING,
         _ => judge_statement(error, access),
     };
     Verdict { outcome: Outcome::NotExecuted, hint: verdict.hint.filter(|_| verdict.code != LOST.code), ..verdict }
@@ -184,14 +199,31 @@ pub(super) fn judge_commit(error: &SqlxError) -> Verdict {
         Verdict {
             code: if aborted { "commit.aborted" } else { "commit.refused" },
             outcome: Outcome::RolledBack,
-            reaction: Reaction::Surface,
             keep: verdict.keep && !aborted,
             hint: aborted.then_some("an earlier statement failed; the server undid the whole transaction"),
             ..verdict
         }
     } else {
-        Verdict { code: "commit.unknown", reaction: Reaction::Surface, keep: false, ..LOST }
+        Verdict { code: "commit.unknown", keep: false, ..LOST }
     }
+}
+
+/// The question for a marker: nothing the server says about it now is its last word, unless the table is not what it was.
+pub(super) fn judge_fence(error: &SqlxError) -> Verdict {
+    if is_about_the_table(error) {
+        return MARKERS_MISSING;
+    }
+    let verdict = judge_statement(error, Access::ReadWrite);
+    let reaction = match verdict.reaction {
+        Reaction::Surface | Reaction::NewToken => Reaction::BackOff,
+        reaction => reaction,
+    };
+    Verdict { reaction, outcome: Outcome::NotExecuted, ..verdict }
+}
+
+/// Whether the table of the markers is not there, not of the form it was made in, or out of this user's reach.
+fn is_about_the_table(error: &SqlxError) -> bool {
+    matches!(code(error).as_str(), "42P01" | "42703" | "42501" | "42P10" | "42804" | "3F000")
 }
 
 /// A ROLLBACK: the server undoes the transaction when its connection ends, too.

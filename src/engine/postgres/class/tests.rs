@@ -1,6 +1,6 @@
 use super::*;
 
-mod oracle;
+pub(in crate::engine::postgres) mod oracle;
 
 #[test]
 fn the_lists_are_sorted() {

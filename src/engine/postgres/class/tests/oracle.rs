@@ -14,11 +14,11 @@ mod catalog;
 mod grammar;
 mod limits;
 mod reads;
-mod soup;
+pub(in crate::engine::postgres) mod soup;
 mod writers;
 
 #[path = "../../../../../tests/support/mod.rs"]
-mod support;
+pub(in crate::engine::postgres) mod support;
 
 /// More cases than in a normal run.
 const CASES: &str = "RDS_PROXY_POOL_CLASS_CASES";
@@ -232,6 +232,6 @@ impl Oracle {
 }
 
 /// How many cases to run.
-fn cases(normally: usize) -> usize {
+pub(in crate::engine::postgres) fn cases(normally: usize) -> usize {
     std::env::var(CASES).map_or(normally, |number| number.parse().expect("a number"))
 }

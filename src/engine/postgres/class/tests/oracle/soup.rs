@@ -5,7 +5,7 @@ use fastrand::Rng;
 use super::{Oracle, cases};
 
 /// What a session can be set to that changes how its texts are read.
-const SETTINGS: &[&str] = &[
+pub(in crate::engine::postgres) const SETTINGS: &[&str] = &[
     "",
     "SET standard_conforming_strings = off",
     "SET standard_conforming_strings = off; SET backslash_quote = on",
@@ -61,7 +61,8 @@ fn soup(rng: &mut Rng, pieces: &[&str], longest: usize) -> String {
     (0..rng.usize(..longest)).map(|_| pieces[rng.usize(..pieces.len())]).collect()
 }
 
-fn text(rng: &mut Rng) -> String {
+/// A text of such pieces that begins with `SELECT`.
+pub(in crate::engine::postgres) fn text(rng: &mut Rng) -> String {
     let mut items = Vec::new();
     for _ in 0..rng.usize(1..4) {
         let (kinds, pieces) = if rng.bool() { (ITEMS, PIECES) } else { (TRAPS, SPRINGS) };

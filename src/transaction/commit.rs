@@ -1,0 +1,188 @@
+//! The end of a transaction, and what is done when its answer is lost.
+
+use futures_util::TryStreamExt;
+use sqlx_core::sql_str::{SqlSafeStr, SqlStr};
+
+use super::{ProxyTransaction, simple};
+use crate::attend::Bounds;
+use crate::connection::Failure;
+use crate::deadline::Budget;
+use crate::engine::{Answer, Call, Engine};
+use crate::error::{Error, ErrorKind};
+use crate::key::OutcomeKey;
+use crate::outcome::{COMMIT_ENDED, Outcome, Phase, Reaction, Resolved, Verdict};
+
+/// The server has answered that it has committed.
+#[derive(Debug)]
+pub(crate) struct Committed {
+    /// Something broke between that answer and the end of the message.
+    pub(crate) connection_lost: bool,
+}
+
+/// Commits; where it is in doubt whether a transaction is open, only if one is. The server sends the answer to COMMIT when
+/// the commit is done, so what comes after it changes nothing.
+pub(crate) fn commit<DB: Engine>(connection: &mut DB::Connection, in_doubt: bool) -> Answer<'_, Committed> {
+    let sql: SqlStr = DB::commit_sql(in_doubt).into_sql_str();
+    Box::pin(async move {
+        let mut answers = DB::fetch_many(connection, Call::capture(sql));
+        let mut answered = 0;
+        loop {
+            match answers.try_next().await {
+                Ok(Some(answer)) => answered += usize::from(answer.is_left()),
+                Ok(None) => return Ok(Committed { connection_lost: false }),
+                Err(_) if answered >= DB::COMMIT_ANSWERS => return Ok(Committed { connection_lost: true }),
+                Err(error) => return Err(error),
+            }
+        }
+    })
+}
+
+/// A commit that did not succeed, as far as anybody knows.
+#[derive(Debug)]
+pub(crate) struct NotCommitted {
+    pub(crate) error: Error,
+    pub(crate) outcome: Outcome,
+    pub(crate) reaction: Reaction,
+}
+
+impl From<Error> for NotCommitted {
+    fn from(error: Error) -> Self {
+        NotCommitted { outcome: error.outcome(), reaction: Reaction::Surface, error }
+    }
+}
+
+impl<DB: Engine> ProxyTransaction<DB> {
+    /// Makes everything done in the transaction permanent.
+    ///
+    /// A commit whose answer is lost is found out about, within the deadline, if the transaction has left a
+    /// [commit marker](crate::CommitMarkers): it is then a success, or an error with outcome
+    /// [`RolledBack`](crate::Outcome::RolledBack).
+    ///
+    /// # Errors
+    /// Outcome [`RolledBack`](crate::Outcome::RolledBack) where the server refused, for a deferred constraint, a
+    /// serialization failure, or because an earlier statement had failed (`commit.aborted`; plain sqlx reports success
+    /// there), and where it never happened (`commit.undone`). Outcome [`Unknown`](crate::Outcome::Unknown) where the answer
+    /// was lost and nothing more was found out (`commit.unknown`): it may be committed; and where a statement of yours had
+    /// ended the transaction before (`commit.ended`). Outcome [`NotSent`](crate::Outcome::NotSent) where the deadline had
+    /// passed before: it is undone.
+    ///
+    /// # Cancel safety
+    /// None: dropping the future while the commit is under way leaves its outcome unknown. The connection is closed and one
+    /// WARN event tells, with the key if there is one.
+    pub async fn commit(self) -> Result<(), Error> {
+        let budget = self.connection.pool().budget();
+        self.finish(&budget).await.map_err(|not_committed| not_committed.error)
+    }
+
+    pub(crate) async fn finish(mut self, budget: &Budget) -> Result<(), NotCommitted> {
+        self.return_to_dropped().await.map_err(|failure| {
+            let error = self.connection.pool().effort(failure.into_error(Phase::Commit), budget, 1);
+            NotCommitted { error, outcome: Outcome::RolledBack, reaction: Reaction::Surface }
+        })?;
+        if self.connection.was_ended() {
+            let Verdict { kind, code, outcome, hint, .. } = COMMIT_ENDED;
+            let message = "a statement sent in the transaction had ended it already";
+            let error = Error::new(kind, code, message).phase_of(Phase::Commit).outcome_of(outcome);
+            return Err(error.hint_of(hint.unwrap_or_default()).into());
+        }
+        let in_doubt = self.connection.may_have_ended();
+        let key = self.key.filter(|_| !in_doubt && !self.connection.is_lent());
+        self.connection.catch_up(budget.until).await;
+        self.connection.ending();
+        // Where it can be found out what became of it, silence is not waited for until there is no time left to ask.
+        let pool = self.connection.pool().clone();
+        let left = budget.until.map(|until| until.saturating_duration_since(pool.clock().monotonic()));
+        let patience = key.and(left).map(|left| left / 2);
+        let bounds = Bounds { until: budget.until, patience, watch: None };
+        let unheard = Unheard(self.key);
+        let result = self.send_commit(bounds, in_doubt).await;
+        let result = match result {
+            Err(failure)
+                if failure.verdict().outcome == Outcome::Unknown && failure.verdict().code != COMMIT_ENDED.code =>
+            {
+                let reaction = failure.verdict().reaction;
+                self.connection.spoil();
+                drop(self);
+                let lost = pool.effort(failure.into_error(Phase::Commit).key_of(key), budget, 1);
+                match key {
+                    Some(key) => pool.find_out_about(key, budget, lost).await,
+                    None => Err(NotCommitted { outcome: lost.outcome(), reaction, error: lost }),
+                }
+            }
+            Err(failure) => {
+                let Verdict { outcome, reaction, .. } = *failure.verdict();
+                let error = self.ended(Err(failure), Phase::Commit, budget).err();
+                let error = error.unwrap_or_else(|| unreachable!("it failed"));
+                Err(NotCommitted { error, outcome, reaction })
+            }
+            Ok(Committed { connection_lost }) => {
+                if connection_lost {
+                    self.connection.spoil();
+                }
+                self.open = false;
+                Ok(())
+            }
+        };
+        std::mem::forget(unheard);
+        result
+    }
+
+    async fn send_commit(&mut self, bounds: Bounds, in_doubt: bool) -> Result<Committed, Failure> {
+        self.connection.drive(bounds, DB::judge_commit, |live| commit::<DB>(live, in_doubt)).await
+    }
+
+    /// Undoes everything done in the transaction and keeps the connection. What a COMMIT among your own statements has made
+    /// permanent stays.
+    ///
+    /// # Errors
+    /// Where the answer was lost; the server undoes the transaction all the same, as its connection is closed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection, which undoes the transaction.
+    pub async fn rollback(mut self) -> Result<(), Error> {
+        let budget = self.connection.pool().budget();
+        self.connection.catch_up(budget.until).await;
+        let sql = "ROLLBACK".to_owned();
+        let rollback = self.connection.drive(budget.until, DB::judge_rollback, |live| simple::<DB>(live, sql));
+        let result = rollback.await;
+        self.ended(result, Phase::Rollback, &budget)
+    }
+
+    fn ended(mut self, result: Result<(), Failure>, phase: Phase, budget: &Budget) -> Result<(), Error> {
+        self.open = match &result {
+            Ok(()) => false,
+            // The server answered and ended it, or the connection is spoiled already, or nobody asked the server.
+            Err(failure) => !failure.verdict().keep || failure.verdict().outcome == Outcome::NotSent,
+        };
+        result.map_err(|failure| self.connection.pool().effort(failure.into_error(phase), budget, 1))
+    }
+}
+
+impl<DB: Engine> crate::pool::Pool<DB> {
+    /// What is said of a commit whose answer was `lost`.
+    async fn find_out_about(&self, key: OutcomeKey, budget: &Budget, lost: Error) -> Result<(), NotCommitted> {
+        match self.find_out(key, budget).await {
+            Ok(Resolved::Committed) => Ok(()),
+            Ok(Resolved::RolledBack) => {
+                let message = "the answer to the commit was lost, and the server says that it never happened";
+                let error = Error::new(ErrorKind::Lost, "commit.undone", message).phase_of(Phase::Commit);
+                let error = self.effort(error.outcome_of(Outcome::RolledBack).caused_by(lost), budget, 1);
+                Err(NotCommitted { error, outcome: Outcome::RolledBack, reaction: Reaction::Reconnect })
+            }
+            Err(unresolved) => Err(lost.hint_of(unresolved.to_string()).into()),
+        }
+    }
+}
+
+/// Warns when it is dropped: the future of a commit was, before the answer came.
+struct Unheard(Option<OutcomeKey>);
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        tracing::warn!(
+            code = "commit.unknown",
+            key = self.0.map(tracing::field::display),
+            "the future of a commit was dropped before the server answered: its outcome is unknown"
+        );
+    }
+}

@@ -1,0 +1,162 @@
+//! Parts of a transaction that can be undone by themselves.
+
+use std::fmt;
+
+use sqlx_core::error::Error as SqlxError;
+
+use super::{ProxyTransaction, allow, simple};
+use crate::connection::{Failure, ProxyConnection};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::outcome::Phase;
+
+/// A part of a transaction that can be undone by itself: ended by [`release`](Savepoint::release) or
+/// [`rollback`](Savepoint::rollback).
+///
+/// Dropped without either it is undone before the next statement of the transaction, or its commit. `&mut savepoint` is an
+/// sqlx `Executor`.
+///
+/// ```no_run
+/// # async fn example(pool: rds_proxy_pool::ProxyPool) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut transaction = pool.begin().await?;
+/// let mut savepoint = transaction.savepoint().await?;
+/// match sqlx::query("INSERT INTO tag (name) VALUES ('new')").execute(&mut savepoint).await {
+///     Ok(_) => savepoint.release().await?,
+///     Err(_) => savepoint.rollback().await?, // it is there already, and the transaction goes on
+/// }
+/// transaction.commit().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a savepoint that is dropped is undone"]
+pub struct Savepoint<'t, DB: Engine> {
+    transaction: &'t mut ProxyTransaction<DB>,
+    number: u32,
+    open: bool,
+    /// In a closure, where some texts are refused.
+    in_closure: bool,
+}
+
+impl<DB: Engine> ProxyTransaction<DB> {
+    /// Opens a part of the transaction that can be undone by itself; one round trip.
+    ///
+    /// # Errors
+    /// As any statement of the transaction.
+    ///
+    /// # Cancel safety
+    /// Dropping the future forbids nothing: the savepoint is never returned to.
+    pub async fn savepoint(&mut self) -> Result<Savepoint<'_, DB>, Error> {
+        self.return_to_dropped().await.map_err(|failure| self.told(failure))?;
+        let number = self.depth + 1;
+        self.step(format!("SAVEPOINT proxy_{number}")).await.map_err(|failure| self.told(failure))?;
+        self.depth = number;
+        Ok(Savepoint { transaction: self, number, open: true, in_closure: false })
+    }
+
+    /// What was done since this savepoint is to be undone before the next statement.
+    fn forget(&mut self, number: u32) {
+        self.dropped = Some(self.dropped.map_or(number, |other| other.min(number)));
+    }
+
+    /// Undoes what was done since a savepoint that was dropped.
+    pub(crate) async fn return_to_dropped(&mut self) -> Result<(), Failure> {
+        let Some(number) = self.dropped else { return Ok(()) };
+        self.step(back_to(number)).await?;
+        self.connection.returned_to_savepoint();
+        self.dropped = None;
+        self.depth = number - 1;
+        Ok(())
+    }
+
+    /// The connection for the next statement.
+    pub(crate) async fn ready(&mut self) -> Result<&mut ProxyConnection<DB>, SqlxError> {
+        self.return_to_dropped().await.map_err(|failure| SqlxError::from(self.told(failure)))?;
+        Ok(&mut self.connection)
+    }
+
+    async fn step(&mut self, sql: String) -> Result<(), Failure> {
+        let budget = self.connection.pool().budget();
+        let access = self.connection.pool().config().access();
+        self.connection.catch_up(budget.until).await;
+        let judge = |error: &SqlxError| DB::judge_statement(error, access);
+        self.connection.drive(budget.until, judge, |live| simple::<DB>(live, sql)).await
+    }
+
+    fn told(&self, failure: Failure) -> Error {
+        let pool = self.connection.pool();
+        pool.effort(failure.into_error(Phase::Statement), &pool.budget(), 1)
+    }
+}
+
+/// Back to the savepoint, and without it.
+fn back_to(number: u32) -> String {
+    format!("ROLLBACK TO SAVEPOINT proxy_{number}; RELEASE SAVEPOINT proxy_{number}")
+}
+
+impl<DB: Engine> Savepoint<'_, DB> {
+    /// Keeps what was done since; it is undone only with the whole transaction now. One round trip.
+    ///
+    /// # Errors
+    /// As any statement of the transaction: where one had failed since, it cannot be kept.
+    ///
+    /// # Cancel safety
+    /// Dropping the future undoes what was done since, before the next statement.
+    pub async fn release(mut self) -> Result<(), Error> {
+        self.transaction.return_to_dropped().await.map_err(|failure| self.transaction.told(failure))?;
+        let release = format!("RELEASE SAVEPOINT proxy_{}", self.number);
+        self.transaction.step(release).await.map_err(|failure| self.transaction.told(failure))?;
+        self.open = false;
+        self.transaction.depth = self.number - 1;
+        Ok(())
+    }
+
+    /// Undoes what was done since, errors included. One round trip.
+    ///
+    /// # Errors
+    /// As any statement of the transaction.
+    ///
+    /// # Cancel safety
+    /// Dropping the future has the same effect, before the next statement.
+    pub async fn rollback(mut self) -> Result<(), Error> {
+        self.open = false;
+        self.transaction.forget(self.number);
+        self.transaction.return_to_dropped().await.map_err(|failure| self.transaction.told(failure))
+    }
+
+    /// Opens one within this one.
+    ///
+    /// # Errors
+    /// As [`ProxyTransaction::savepoint`].
+    pub async fn savepoint(&mut self) -> Result<Savepoint<'_, DB>, Error> {
+        let in_closure = self.in_closure;
+        let mut savepoint = self.transaction.savepoint().await?;
+        savepoint.in_closure = in_closure;
+        Ok(savepoint)
+    }
+
+    pub(crate) fn set_in_closure(&mut self) {
+        self.in_closure = true;
+    }
+
+    /// The connection for one more statement, unless its text may not be sent here.
+    pub(crate) async fn admit(&mut self, sql: &str) -> Result<&mut ProxyConnection<DB>, SqlxError> {
+        if self.in_closure {
+            allow::<DB>(sql)?;
+        }
+        self.transaction.ready().await
+    }
+}
+
+impl<DB: Engine> Drop for Savepoint<'_, DB> {
+    fn drop(&mut self) {
+        if self.open {
+            self.transaction.forget(self.number);
+        }
+    }
+}
+
+impl<DB: Engine> fmt::Debug for Savepoint<'_, DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Savepoint").field("number", &self.number).field("open", &self.open).finish_non_exhaustive()
+    }
+}
