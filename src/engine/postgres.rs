@@ -4,6 +4,7 @@ mod class;
 mod errors;
 mod forbidden;
 mod lexis;
+mod marked;
 mod markers;
 
 use std::borrow::Cow;

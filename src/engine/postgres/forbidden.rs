@@ -4,7 +4,7 @@
 
 use sqlparser::tokenizer::Token;
 
-use super::lexis::{ends_alike, is_one_of, tokens};
+use super::lexis::{ends_alike, is_one_of, next_word, tokens, without_outer_semicolons};
 use crate::statement::skip_blanks;
 
 /// Words that begin a statement which opens or ends a transaction.
@@ -44,15 +44,6 @@ pub(super) fn is_rollback_to_savepoint(sql: &str) -> bool {
     first.eq_ignore_ascii_case("rollback") && then.eq_ignore_ascii_case("to")
 }
 
-/// The word that comes next, behind blanks and comments; empty where something else comes.
-fn next_word<'a>(rest: &mut &'a str) -> &'a str {
-    let sql = skip_blanks(rest);
-    let end = sql.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(sql.len());
-    let (word, after) = sql.split_at(end);
-    *rest = after;
-    word
-}
-
 /// Whether a semicolon may end one statement and another follow.
 fn may_be_several(sql: &str) -> bool {
     // The server needs a semicolon as well, so most texts are not read at all.
@@ -61,10 +52,7 @@ fn may_be_several(sql: &str) -> bool {
         return false;
     }
     let Some(tokens) = tokens(sql).filter(|tokens| tokens.iter().all(ends_alike)) else { return true };
-    let is_word = |token: &Token| *token != Token::SemiColon;
-    let Some(begin) = tokens.iter().position(is_word) else { return false };
-    let end = tokens.iter().rposition(is_word).map_or(begin, |last| last + 1);
-    let tokens = &tokens[begin..end];
+    let tokens = without_outer_semicolons(&tokens);
     let routine = begins_routine(tokens);
     let mut depth = 0_usize;
     for (at, token) in tokens.iter().enumerate() {
