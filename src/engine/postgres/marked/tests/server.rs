@@ -1,11 +1,12 @@
 //! A real server runs each write as it is and with its marker, on tables that are the same.
 
+use fastrand::Rng;
 use futures::TryStreamExt;
 use sqlx::postgres::{PgConnection, PgRow, Postgres};
 use sqlx::{AssertSqlSafe, Column, ConnectOptions, Either, Row, TypeInfo, ValueRef};
 
 use super::super::with_marker;
-use crate::engine::postgres::class::tests::oracle::support;
+use crate::engine::postgres::class::tests::oracle::{cases, soup, support};
 
 mod writes;
 
@@ -237,4 +238,33 @@ async fn rules_on_the_table_set_these_limits() {
         assert_eq!(marked.state().await, before, "{limit}");
         assert_eq!(marked.markers().await, [], "{limit}");
     }
+}
+
+#[tokio::test]
+async fn whatever_its_literals_hold_a_write_has_its_marker_exactly_if_it_is_done() {
+    let Some([mut plain, mut marked]) = Session::both().await else { return };
+    let mut rng = Rng::with_seed(4);
+    let (mut tried, mut done) = (0, 0);
+    for number in 0..cases(2000) {
+        // Those that change how a literal ends, and leave the encoding the driver's.
+        let settings = soup::SETTINGS[number % 4];
+        let write = [
+            "INSERT INTO log (what) ",
+            "WITH x AS (SELECT 1) INSERT INTO log (what, item) ",
+            ";DELETE FROM log USING (",
+        ];
+        let (write, values) = (write[rng.usize(..3)], soup::text(&mut rng));
+        let sql = format!("{write}{values}{}", if write.ends_with('(') { ") x" } else { "" });
+        let Some(with_marker) = with_marker(&sql, 0, TABLE) else { continue };
+        for session in [&mut plain, &mut marked] {
+            let clean = format!("RESET ALL; {settings}; DELETE FROM log; DELETE FROM rds_proxy_pool_outcome");
+            sqlx::raw_sql(AssertSqlSafe(clean)).execute(&mut session.0).await.unwrap();
+        }
+        let own = plain.run(&sql, &[], None).await;
+        assert_eq!(marked.run(&with_marker, &[], Some(&key(number))).await, own, "{settings:?}: {sql}");
+        assert_eq!(marked.markers().await.len(), usize::from(own.is_ok()), "{settings:?}: {sql}");
+        (tried, done) = (tried + 1, done + usize::from(own.is_ok()));
+    }
+    println!("{tried} tried, {done} done");
+    assert!(done * 10 > tried && tried * 10 > cases(2000), "the soup is too thin");
 }
