@@ -36,6 +36,7 @@ mod executor;
 #[doc(hidden)]
 pub mod fuzzing;
 mod global;
+pub mod guide;
 mod key;
 mod observe;
 mod options;

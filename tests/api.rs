@@ -2,9 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
+use rds_proxy_pool::postgres::Tx;
 use rds_proxy_pool::{
-    Access, Deadline, EnvironmentCredentials, Error, ErrorKind, LazyProxyPool, Outcome, Phase, PoolCounts, ProxyConfig,
-    ProxyConfigBuilder, ProxyPool, Secret, Status,
+    Access, Deadline, EnvironmentCredentials, Error, ErrorKind, Isolation, LazyProxyPool, Outcome, Phase, PoolCounts,
+    ProxyConfig, ProxyConfigBuilder, ProxyPool, Secret, Status, TransactionOptions,
 };
 
 fn is_send_and_sync<T: Send + Sync>() {}
@@ -45,6 +46,77 @@ fn futures_can_be_spawned(pool: ProxyPool) {
         sqlx::query_scalar::<_, String>("SELECT $1").bind(&borrowed).fetch_one(&handle).await
     });
     tokio::spawn(async move { sqlx::query("SELECT 1").execute(&pool).await });
+}
+
+/// A user's error.
+#[allow(dead_code)]
+enum Mine {
+    Rule,
+    Database(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Mine {
+    fn from(error: sqlx::Error) -> Self {
+        Mine::Database(error)
+    }
+}
+
+async fn helper(tx: &mut Tx, n: i64) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT $1").bind(n).fetch_one(tx).await
+}
+
+/// Compiled, never run: the forms of closures that the documentation promises.
+#[allow(dead_code)]
+async fn closures_of_every_form(pool: ProxyPool, names: Vec<String>) -> Result<(), Mine> {
+    let borrowed = String::from("captured");
+    let mut runs = 0;
+    let by_reference = pool.transaction(|mut tx| {
+        runs += 1;
+        let borrowed = &borrowed;
+        async move { sqlx::query("SELECT $1").bind(borrowed).execute(&mut tx).await.map(drop) }
+    });
+    is_send(&by_reference);
+    by_reference.await?;
+
+    let names = &names;
+    let work = pool.transaction(|mut tx| async move {
+        for name in names {
+            sqlx::query("SELECT $1").bind(name).execute(&mut tx).await?;
+        }
+        let mut savepoint = tx.savepoint().await.map_err(sqlx::Error::from)?;
+        sqlx::query("SELECT 1").execute(&mut savepoint).await?;
+        savepoint.release().await.map_err(sqlx::Error::from)?;
+        if helper(&mut tx, 7).await? == 7 { Err(Mine::Rule) } else { Ok(names.len()) }
+    });
+    is_send(&work);
+    work.await?;
+
+    let options = TransactionOptions::new().isolation(Isolation::Serializable);
+    let handle = pool.by(Duration::from_secs(3));
+    is_send(&handle.transaction_with(options, |mut tx| async move { helper(&mut tx, 1).await }));
+
+    let owned = pool.clone();
+    let name = borrowed.clone();
+    tokio::spawn(async move {
+        let name = &name;
+        let insert = |mut tx: Tx| async move { sqlx::query("SELECT $1").bind(name).execute(&mut tx).await };
+        owned.by(SystemTime::now()).transaction(insert).await
+    });
+    Ok(())
+}
+
+/// Compiled, never run: as a handler of `lambda_runtime`, which may run several at once.
+#[allow(dead_code)]
+fn as_a_handler(pool: &'static ProxyPool) -> impl Future<Output = Result<(), lambda_runtime::Error>> {
+    lambda_runtime::run_concurrent(lambda_runtime::service_fn(
+        move |event: lambda_runtime::LambdaEvent<i64>| async move {
+            let n = event.payload;
+            let pool = pool.by(event.context.deadline());
+            pool.transaction(|mut tx| async move { helper(&mut tx, n).await })
+                .await
+                .map_err(lambda_runtime::Error::from)
+        },
+    ))
 }
 
 #[test]

@@ -20,7 +20,7 @@ const FLOORS: [&[&str]; 5] = [
     // The pool.
     &["connection", "pool", "transaction", "closure", "executor"],
     // Edges.
-    &["global", "postgres", "emulator", "fuzzing", "lib"],
+    &["global", "postgres", "emulator", "fuzzing", "guide", "lib"],
 ];
 
 /// A connection on loan returns to its pool: the one pair of modules that name each other.

@@ -2,6 +2,7 @@
 
 mod closures;
 mod fence;
+mod leaks;
 
 use rds_proxy_pool::{CommitMarkers, ProxyPool};
 

@@ -169,6 +169,15 @@ impl World {
         .await;
     }
 
+    /// Completes when no client's session is in a transaction.
+    pub async fn no_transaction_open(&self) {
+        self.wait_until(
+            "SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = current_database() \
+             AND xact_start IS NOT NULL AND pid <> pg_backend_pid() AND application_name <> 'the test'",
+        )
+        .await;
+    }
+
     /// Ends a server process; completes when it has gone.
     pub async fn terminate_backend(&self, pid: i32) {
         let mut connection = self.superuser().await;
