@@ -128,10 +128,13 @@ impl<DB: Engine> Pool<DB> {
                 }
                 Err(failure) => failure,
             };
-            // Of the opening the first part may have succeeded, and then a transaction is open that nobody knows of.
-            connection.spoil();
-            drop(connection);
             let Verdict { kind, reaction, code, .. } = *failure.verdict();
+            // Of two statements the first may have succeeded, and then a transaction is open that nobody knows of. Where the
+            // proxy had no database connection to give, neither did.
+            if key.is_some() && kind != ErrorKind::Throttled {
+                connection.spoil();
+            }
+            drop(connection);
             // A session that was silent after a gap; where the time is up, there is no next attempt.
             let reaction = if kind == ErrorKind::Deadline { Reaction::Reconnect } else { reaction };
             // Nothing of the user's was sent with it.

@@ -12,7 +12,7 @@ use crate::deadline::Budget;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind};
 use crate::key::OutcomeKey;
-use crate::outcome::{Outcome, Phase, Resolved, Verdict};
+use crate::outcome::{Outcome, Phase, Reaction, Resolved, Verdict};
 use crate::pool::Pool;
 use crate::pool::checkout::outside_a_runtime;
 use crate::retry::{Failed, Repeat};
@@ -77,7 +77,9 @@ impl<DB: Engine> Pool<DB> {
                 Err(Asked::NoConnection(error)) => return Err(self.unresolved(key, &budget, made, error)),
                 Err(Asked::Failed(failure)) => failure,
             };
-            let Verdict { reaction, code, .. } = *failure.verdict();
+            let Verdict { kind, reaction, code, .. } = *failure.verdict();
+            // It was silent for half of the time that was left: another connection may do better in the rest.
+            let reaction = if kind == ErrorKind::Deadline { Reaction::Reconnect } else { reaction };
             let failed = Failed { outcome: Outcome::NotExecuted, reaction, repeat: Repeat::Harmless, made };
             let Some(resume) = self.retry_at(&mut retry, failed, Some(until)) else {
                 return Err(self.unresolved(key, &budget, made, failure.into_error(Phase::Fence)));
