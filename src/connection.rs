@@ -11,7 +11,7 @@ use crate::attend::{Bounds, attend};
 use crate::deadline::Budget;
 use crate::engine::{Answer, Call, Engine};
 use crate::error::{Error, ErrorKind};
-use crate::outcome::{Outcome, Phase, Reaction, Verdict};
+use crate::outcome::{Outcome, Phase, Reaction, Resolved, Verdict};
 use crate::pool::{Condition, Live, Pool, Slot, Trouble};
 use crate::statement::TransactionEffect;
 
@@ -147,12 +147,23 @@ impl<DB: Engine> ProxyConnection<DB> {
         call: Call<DB>,
         send: impl for<'c> FnOnce(&'c mut DB::Connection, Call<DB>) -> Answer<'c, T>,
     ) -> impl Future<Output = Result<T, Failure>> {
+        let access = self.pool.config().access();
+        self.judged(until.into(), call, move |error| DB::judge_statement(error, access), send)
+    }
+
+    /// The same for one whose errors mean something else.
+    pub(crate) fn judged<T>(
+        &mut self,
+        bounds: Bounds,
+        call: Call<DB>,
+        judge: impl FnOnce(&SqlxError) -> Verdict,
+        send: impl for<'c> FnOnce(&'c mut DB::Connection, Call<DB>) -> Answer<'c, T>,
+    ) -> impl Future<Output = Result<T, Failure>> {
         tracing::debug!(sql = call.text(), "sending a statement");
         let effect = DB::transaction_effect(call.text());
-        let access = self.pool.config().access();
         let clock = self.pool.clock();
         let live = self.live.as_mut().expect(HELD);
-        let (begun, condition) = live.begin(clock, until.into(), |live| send(live, call));
+        let (begun, condition) = live.begin(clock, bounds, |live| send(live, call));
         if begun.is_some() {
             condition.note_sent(effect);
         }
@@ -161,7 +172,7 @@ impl<DB: Engine> ProxyConnection<DB> {
             if result.is_ok() {
                 condition.note_answered(effect);
             }
-            result.map_err(|trouble| Failure::new(trouble, |error| DB::judge_statement(error, access), condition))
+            result.map_err(|trouble| Failure::new(trouble, judge, condition))
         }
     }
 
@@ -292,6 +303,33 @@ impl Failure {
         &self.verdict
     }
 
+    /// The same, of a statement whose outcome was found out.
+    pub(crate) fn found(mut self, resolved: Resolved) -> Self {
+        let verdict = &mut self.verdict;
+        match resolved {
+            // An error that the server gave for it is its own business; one may be as good as another next time.
+            Resolved::RolledBack
+                if matches!(self.trouble, Trouble::Driver(SqlxError::Database(_)))
+                    && verdict.kind != ErrorKind::Lost =>
+            {
+                verdict.outcome = Outcome::RolledBack;
+            }
+            Resolved::RolledBack => {
+                let hint =
+                    Some("the server says that nothing of it stays, and nothing of it will: it may be sent again");
+                let (outcome, reaction) = (Outcome::RolledBack, Reaction::Reconnect);
+                *verdict = Verdict { code: "resolved.undone", outcome, reaction, hint, ..*verdict };
+            }
+            Resolved::Committed => {
+                let hint = Some("it is done, do not repeat it: read again what it would have returned");
+                let (outcome, reaction) = (Outcome::Committed, Reaction::Surface);
+                let kind = ErrorKind::Lost;
+                *verdict = Verdict { kind, code: "resolved.committed", outcome, reaction, hint, ..*verdict };
+            }
+        }
+        self
+    }
+
     /// What silence means depends on what was asked; of errors the engine has said so already.
     fn verdict_in(&self, phase: Phase) -> Verdict {
         let verdict = self.verdict;
@@ -310,6 +348,7 @@ impl Failure {
     pub(crate) fn into_error(self, phase: Phase) -> Error {
         let Verdict { kind, code, outcome, hint, .. } = self.verdict_in(phase);
         let message = match (kind, phase) {
+            _ if outcome == Outcome::Committed => "the statement took effect, and its answer was lost",
             (ErrorKind::Deadline, _) => "the deadline was reached",
             (ErrorKind::Lost, _) => "the connection was lost",
             (ErrorKind::ReadOnly, _) => "the server cannot write",
@@ -330,7 +369,10 @@ impl Failure {
     /// say more than that.
     pub(crate) fn into_sqlx(self, finish: impl FnOnce(Error) -> Error) -> SqlxError {
         let ours = self.verdict.outcome == Outcome::Unknown
-            || matches!(self.verdict.kind, ErrorKind::Lost | ErrorKind::Throttled | ErrorKind::Deadline);
+            || matches!(
+                self.verdict.kind,
+                ErrorKind::Config | ErrorKind::Lost | ErrorKind::Throttled | ErrorKind::Deadline
+            );
         match self.trouble {
             Trouble::Driver(error) if !ours => error,
             _ => finish(self.into_error(Phase::Statement)).into(),

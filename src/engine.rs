@@ -76,6 +76,15 @@ pub trait Driver: Database<Arguments: Clone + Arguments + 'static, Statement: Cl
         count: u32,
     ) -> Answer<'c, u64>;
 
+    /// The same statement, which leaves a marker of itself; `None` for what is not certain to be a single write.
+    fn with_marker(call: &mut Call<Self>, table: &str, key: OutcomeKey) -> Option<Call<Self>>;
+
+    /// Why no transaction can hold a text from its beginning to its end, if that is so.
+    fn unfit_for_transaction(sql: &str) -> Option<&'static str>;
+
+    /// What a failure of a statement means that leaves a marker of itself in this table.
+    fn judge_marked(error: &SqlxError, access: Access, table: &str) -> Verdict;
+
     /// Finds out whether the transaction with this key was committed, and if it was not, sees to it that it never will be.
     ///
     /// Waits while it is under way. Asking again gives the same answer.

@@ -1,10 +1,11 @@
 //! sqlx's `Executor` for the pool, its handles, connections and transactions.
 
 mod inside;
+mod resolved;
 
 use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{StreamExt, TryFutureExt, TryStreamExt, stream};
 use sqlx_core::Either;
 use sqlx_core::database::Database;
 use sqlx_core::describe::Describe;
@@ -33,6 +34,10 @@ fn fetch_all<DB: Engine>(connection: &mut DB::Connection, call: Call<DB>) -> Ans
     Box::pin(rows.try_collect())
 }
 
+fn fetch_everything<DB: Engine>(connection: &mut DB::Connection, call: Call<DB>) -> Answer<'_, Vec<Item<DB>>> {
+    Box::pin(DB::fetch_many(connection, call).try_collect())
+}
+
 /// One call through the pool: how often it was tried, and when to try again.
 struct Attempts<'p, DB: Engine> {
     pool: &'p Pool<DB>,
@@ -40,6 +45,8 @@ struct Attempts<'p, DB: Engine> {
     now: Option<Reading>,
     budget: Budget,
     made: u32,
+    /// What becomes of each attempt is found out before the next.
+    resolves: bool,
     /// Another connection was of use after the last attempt: those that are idle may be like the one that was not.
     distrusts: bool,
     /// Made when it is needed: most calls do without.
@@ -52,7 +59,7 @@ impl<'p, DB: Engine> Attempts<'p, DB> {
     fn new(pool: &'p Pool<DB>) -> Self {
         let now = pool.clock().now();
         let budget = pool.budget_at(now.monotonic);
-        Attempts { pool, now: Some(now), budget, made: 0, distrusts: false, retry: None, lost: None }
+        Attempts { pool, now: Some(now), budget, made: 0, resolves: false, distrusts: false, retry: None, lost: None }
     }
 
     /// When a repeat does harm; there is no text where nothing is run.
@@ -60,6 +67,7 @@ impl<'p, DB: Engine> Attempts<'p, DB> {
         match sql {
             None => Repeat::Harmless,
             Some(sql) if self.pool.cannot_write(sql) => Repeat::Harmless,
+            Some(_) if self.resolves => Repeat::IfUndone,
             Some(sql) if may_leave_part(sql) => Repeat::IfUnsent,
             Some(_) if self.pool.is_idempotent() => Repeat::Harmless,
             Some(_) => Repeat::IfUndone,
@@ -121,6 +129,9 @@ impl<DB: Engine> Pool<DB> {
         send: impl for<'c> Fn(&'c mut DB::Connection, Call<DB>) -> Answer<'c, T>,
     ) -> impl Future<Output = Result<T, SqlxError>> {
         async move {
+            if self.is_to_resolve(call.text()) {
+                return Box::pin(self.call_resolved(call, send)).await;
+            }
             let mut attempts = Attempts::new(self);
             loop {
                 let mut connection = attempts.connection(Some(call.text())).await?;
@@ -198,6 +209,10 @@ impl<'p, DB: Engine> Executor<'p> for &'p Pool<DB> {
         E: 'q + Execute<'q, DB>,
     {
         let mut call = Call::capture(query);
+        if self.is_to_resolve(call.text()) {
+            let answers = self.call_resolved(call, fetch_everything::<DB>);
+            return Box::pin(answers.map_ok(|items| stream::iter(items.into_iter().map(Ok))).try_flatten_stream());
+        }
         Box::pin(async_stream::try_stream! {
             let mut attempts = Attempts::new(self);
             loop {

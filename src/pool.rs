@@ -5,6 +5,7 @@ mod checkout;
 mod live;
 mod purge;
 mod resolve;
+mod resolved;
 mod slots;
 mod upkeep;
 
@@ -30,6 +31,7 @@ use again::Again;
 pub(crate) use checkout::Fence;
 use live::Limits;
 pub(crate) use live::{Condition, Idle, Live, Trouble};
+pub(crate) use resolve::markers_off;
 pub(crate) use slots::Slot;
 use slots::{Open, OpenCount, Slots};
 
@@ -61,6 +63,7 @@ pub struct Pool<DB: Engine> {
 struct Scope {
     deadline: Option<Instant>,
     idempotent: bool,
+    resolved: bool,
 }
 
 pub(crate) struct Shared<DB: Engine> {
@@ -243,6 +246,10 @@ impl<DB: Engine> Pool<DB> {
 
     pub(crate) fn is_idempotent(&self) -> bool {
         self.scope.idempotent
+    }
+
+    pub(crate) fn is_resolved(&self) -> bool {
+        self.scope.resolved
     }
 
     pub(crate) fn counters(&self) -> &Counters {

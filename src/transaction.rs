@@ -21,9 +21,9 @@ use crate::outcome::{Outcome, Phase, Reaction, Verdict};
 use crate::pool::{Fence, Pool};
 use crate::retry::{Failed, Repeat};
 
-pub(crate) use commit::NotCommitted;
 #[cfg(test)]
 pub(crate) use commit::{Committed, commit};
+pub(crate) use commit::{NotCommitted, Unheard};
 pub use savepoint::Savepoint;
 
 /// An open transaction: ended by [`commit`](ProxyTransaction::commit) or [`rollback`](ProxyTransaction::rollback).
@@ -103,10 +103,9 @@ impl<DB: Engine> Pool<DB> {
         budget: &Budget,
         mut now: Option<Reading>,
     ) -> Result<ProxyTransaction<DB>, Error> {
-        let access = self.config().access();
-        let read_only = options.read_only || access.is_read_only();
+        let read_only = options.read_only || self.config().access().is_read_only();
         let begin_sql = DB::begin_sql(TransactionOptions { read_only, ..options });
-        let table = self.config().commit_markers().table_name().filter(|_| !read_only);
+        let table = self.marker_table().filter(|_| !read_only);
         let mut retry = None;
         let mut last: Option<Failure> = None;
         for made in 1.. {
@@ -172,7 +171,7 @@ impl<DB: Engine> Pool<DB> {
         Ok(())
     }
 
-    fn draw_key(&self) -> Result<OutcomeKey, Error> {
+    pub(crate) fn draw_key(&self) -> Result<OutcomeKey, Error> {
         OutcomeKey::new(self.clock().now().wall).map_err(|error| {
             let message = "the operating system gave no random bytes for the transaction's key";
             Error::new(ErrorKind::Config, "markers.entropy", message).phase_of(Phase::Begin).caused_by(error)

@@ -9,12 +9,13 @@ mod markers;
 
 use std::borrow::Cow;
 
+use sqlx_core::arguments::Arguments;
 use sqlx_core::connection::{ConnectOptions, Connection};
 use sqlx_core::describe::Describe;
 use sqlx_core::error::Error as SqlxError;
 use sqlx_core::executor::Executor;
 use sqlx_core::row::Row;
-use sqlx_core::sql_str::SqlStr;
+use sqlx_core::sql_str::{AssertSqlSafe, SqlSafeStr, SqlStr};
 use sqlx_core::value::ValueRef;
 use sqlx_postgres::{PgConnectOptions, PgConnection, PgRow, PgSslMode, PgStatement, PgTypeInfo, Postgres};
 
@@ -97,6 +98,32 @@ impl Driver for Postgres {
         count: u32,
     ) -> Answer<'c, u64> {
         markers::purge(connection, table, oldest, count)
+    }
+
+    fn with_marker(call: &mut Call<Self>, table: &str, key: OutcomeKey) -> Option<Call<Self>> {
+        let mut marked = call.attempt();
+        let sql = match &mut marked.arguments {
+            // The driver says so before it sends anything.
+            Err(_) => return Some(marked),
+            Ok(None) => marked::with_literal_marker(call.text(), table, key)?,
+            Ok(Some(arguments)) => {
+                let sql = marked::with_marker(call.text(), arguments.len(), table)?;
+                arguments.add(key.to_string()).ok()?;
+                sql
+            }
+        };
+        // What was prepared by hand is another text.
+        marked.statement = None;
+        marked.sql = AssertSqlSafe(sql).into_sql_str();
+        Some(marked)
+    }
+
+    fn unfit_for_transaction(sql: &str) -> Option<&'static str> {
+        forbidden::unfit_for_transaction(sql)
+    }
+
+    fn judge_marked(error: &SqlxError, access: Access, table: &str) -> Verdict {
+        errors::judge_marked(error, access, table)
     }
 
     fn fence<'c>(connection: &'c mut PgConnection, table: &str, key: OutcomeKey) -> Answer<'c, Resolved> {

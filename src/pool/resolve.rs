@@ -56,14 +56,10 @@ impl<DB: Engine> Pool<DB> {
     }
 
     pub(crate) async fn find_out(&self, key: OutcomeKey, budget: &Budget) -> Result<Resolved, Error> {
-        let markers = self.config().commit_markers();
-        let Some(table) = markers.table_name().filter(|_| !self.config().access().is_read_only()) else {
-            let error = Error::new(ErrorKind::Usage, "markers.off", "this pool leaves no commit markers");
-            return Err(unknown(error, key));
-        };
+        let table = self.marker_table().ok_or_else(|| unknown(markers_off(), key))?;
         let now = self.clock().now();
         let age = now.wall.duration_since(key.drawn_at()).unwrap_or_default();
-        if age > markers.kept_for() / 2 {
+        if age > self.config().commit_markers().kept_for() / 2 {
             let message = "the key is so old that its marker may have been deleted";
             return Err(unknown(Error::new(ErrorKind::Usage, "markers.expired", message), key));
         }
@@ -134,6 +130,12 @@ impl<DB: Engine> Pool<DB> {
         }
     }
 
+    /// Where it can be found out what became of a request, silence is not waited for until there is no time left to ask.
+    pub(crate) fn leaving_time_to_ask(&self, budget: &Budget) -> Bounds {
+        let left = budget.until.map(|until| until.saturating_duration_since(self.clock().monotonic()));
+        Bounds { until: budget.until, patience: left.map(|left| left / 2), watch: None }
+    }
+
     fn half_of_the_rest(&self, budget: &Budget) -> Duration {
         budget.acquire_until.saturating_duration_since(self.clock().monotonic()) / 2
     }
@@ -163,12 +165,21 @@ impl<DB: Engine> Pool<DB> {
     pub fn commit_marker_table_sql(&self) -> Option<String> {
         self.config().commit_markers().table_name().map(DB::marker_table_sql)
     }
+
+    /// Where what this pool writes leaves markers, if it does.
+    pub(crate) fn marker_table(&self) -> Option<&str> {
+        self.config().commit_markers().table_name().filter(|_| !self.config().access().is_read_only())
+    }
 }
 
 /// Why a question has no answer.
 enum Asked {
     NoConnection(Error),
     Failed(Failure),
+}
+
+pub(crate) fn markers_off() -> Error {
+    Error::new(ErrorKind::Usage, "markers.off", "this pool leaves no commit markers")
 }
 
 fn unknown(error: Error, key: OutcomeKey) -> Error {

@@ -91,10 +91,8 @@ impl<DB: Engine> ProxyTransaction<DB> {
         self.connection.ending();
         // Where it can be found out what became of it, silence is not waited for until there is no time left to ask.
         let pool = self.connection.pool().clone();
-        let left = budget.until.map(|until| until.saturating_duration_since(pool.clock().monotonic()));
-        let patience = key.and(left).map(|left| left / 2);
-        let bounds = Bounds { until: budget.until, patience, watch: None };
-        let unheard = Unheard(self.key);
+        let bounds = if key.is_some() { pool.leaving_time_to_ask(budget) } else { budget.until.into() };
+        let unheard = Unheard::new(self.key);
         let result = self.send_commit(bounds, in_doubt).await;
         let result = match result {
             Err(failure)
@@ -123,7 +121,7 @@ impl<DB: Engine> ProxyTransaction<DB> {
                 Ok(())
             }
         };
-        std::mem::forget(unheard);
+        unheard.heard();
         result
     }
 
@@ -175,7 +173,21 @@ impl<DB: Engine> crate::pool::Pool<DB> {
 }
 
 /// Warns when it is dropped: the future of a commit was, before the answer came.
-struct Unheard(Option<OutcomeKey>);
+#[derive(Debug)]
+#[must_use = "it warns when it is dropped"]
+pub(crate) struct Unheard(Option<OutcomeKey>);
+
+impl Unheard {
+    /// Of a commit that is about to be sent.
+    pub(crate) fn new(key: Option<OutcomeKey>) -> Self {
+        Unheard(key)
+    }
+
+    /// Whatever the answer was, it came, or was found out, or is certain to have been lost.
+    pub(crate) fn heard(self) {
+        std::mem::forget(self);
+    }
+}
 
 impl Drop for Unheard {
     fn drop(&mut self) {

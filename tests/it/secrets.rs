@@ -12,7 +12,13 @@ use crate::support::world::World;
 const PASSWORD: &str = "correct-horse-battery-staple";
 
 #[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl Written {
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
 
 impl Write for Written {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -90,7 +96,7 @@ async fn no_secret_is_in_anything_printed_or_logged() {
     printed_error!(out, LAZY.get().await.unwrap_err());
     printed!(out, Secret::from(PASSWORD), EnvironmentCredentials);
 
-    let written = String::from_utf8_lossy(&written.0.lock().unwrap()).into_owned();
+    let written = written.text();
     assert!(written.contains("sending a statement"), "the log was captured");
     let (_, secret_key, session_token) = World::keys();
     let secrets = [

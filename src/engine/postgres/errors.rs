@@ -161,6 +161,21 @@ pub(super) fn judge_statement(error: &SqlxError, access: Access) -> Verdict {
     }
 }
 
+/// A statement that leaves its marker in this table: what the server says of the table is not the user's business.
+pub(super) fn judge_marked(error: &SqlxError, access: Access, table: &str) -> Verdict {
+    let (schema, name) = table.split_once('.').map_or((None, table), |(schema, name)| (Some(schema), name));
+    let text = message(error);
+    let mut words = text.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '.'));
+    let is_meant = match code(error).as_str() {
+        // The name is said as it stands in the statement.
+        "42P01" => words.any(|word| word == table),
+        "42501" => words.any(|word| word == name || Some(word) == schema),
+        "42703" => words.clone().any(|word| word == name) && words.any(|word| word == "key" || word == "state"),
+        _ => false,
+    };
+    if is_meant { MARKERS_MISSING } else { judge_statement(error, access) }
+}
+
 /// A BEGIN: whatever came of it, the user's work was not sent.
 pub(super) fn judge_begin(error: &SqlxError, access: Access) -> Verdict {
     let cannot_write = || {

@@ -33,6 +33,34 @@ pub(super) fn forbidden_in_closure(sql: &str) -> Option<&'static str> {
     rule.or_else(|| may_be_several(sql).then_some("several statements in one text"))
 }
 
+/// What is told of a text that commits inside of itself, or refuses to run in a transaction.
+///
+/// What is missing here the server refuses all the same.
+pub(super) fn unfit_for_transaction(sql: &str) -> Option<&'static str> {
+    let mut rest = sql;
+    let first = next_word(&mut rest).to_ascii_lowercase();
+    let second = next_word(&mut rest).to_ascii_lowercase();
+    let builds = ["alter", "create", "drop", "reindex"].contains(&&*first);
+    let concurrent = || {
+        let mut words = sql.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        words.any(|word| word.eq_ignore_ascii_case("concurrently"))
+    };
+    match (&*first, &*second) {
+        ("call", _) => Some("CALL, whose procedure may commit"),
+        ("do", _) => Some("DO, whose block may commit"),
+        ("vacuum", _) => Some("VACUUM"),
+        ("alter", "system") => Some("ALTER SYSTEM"),
+        ("create" | "drop", "database" | "subscription" | "tablespace") => {
+            Some("what creates or drops a database, tablespace or subscription")
+        }
+        ("reindex", "database" | "schema" | "system") => Some("REINDEX of more than one table"),
+        ("cluster", "") => Some("CLUSTER of all tables"),
+        ("discard", "all") => Some("DISCARD ALL"),
+        _ if builds && concurrent() => Some("what is built CONCURRENTLY"),
+        _ => None,
+    }
+}
+
 /// Whether the text, if it is a single statement, rolls back to a savepoint.
 pub(super) fn is_rollback_to_savepoint(sql: &str) -> bool {
     let mut rest = sql;

@@ -7,6 +7,7 @@
 use sqlparser::tokenizer::Token;
 
 use super::lexis::{ends_alike, is_one_of, next_word, tokens, without_outer_semicolons};
+use crate::key::OutcomeKey;
 
 /// The words a write begins with.
 const WRITES: &[&str] = &["delete", "insert", "merge", "update"];
@@ -23,18 +24,26 @@ const MOST_PARAMETERS: usize = u16::MAX as usize;
 /// The table is an identifier fit to stand in a statement. Rows returned, rows affected and errors are those of the text
 /// alone, and one more: the key is in the table already, and nothing is changed.
 pub(super) fn with_marker(sql: &str, arguments: usize, table: &str) -> Option<String> {
+    if arguments >= MOST_PARAMETERS {
+        return None;
+    }
+    insert_marker(sql, arguments, table, &format!("${}::text::uuid", arguments + 1))
+}
+
+/// The same for a text that is sent without arguments: the key stands in it.
+pub(super) fn with_literal_marker(sql: &str, table: &str, key: OutcomeKey) -> Option<String> {
+    insert_marker(sql, 0, table, &format!("'{key}'"))
+}
+
+fn insert_marker(sql: &str, arguments: usize, table: &str, key: &str) -> Option<String> {
     let tokens = tokens(sql)?;
     let tokens = without_outer_semicolons(&tokens);
     let fits = |token: &Token| ends_alike(token) && *token != Token::SemiColon && is_bound(token, arguments);
-    if arguments >= MOST_PARAMETERS || !tokens.iter().all(fits) {
+    if !tokens.iter().all(fits) {
         return None;
     }
     let (first, others) = tokens.split_first()?;
-    let marker = format!(
-        "{} AS (INSERT INTO {table} (key, state) VALUES (${}::text::uuid, 'C'))",
-        name_unlike(&[sql, table]),
-        arguments + 1
-    );
+    let marker = format!("{} AS (INSERT INTO {table} (key, state) VALUES ({key}, 'C'))", name_unlike(&[sql, table]));
     let mut rest = sql;
     let begins = next_word(&mut rest);
     if is_one_of(first, WRITES) && is_one_of(first, &[&begins.to_ascii_lowercase()]) {
