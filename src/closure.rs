@@ -1,5 +1,6 @@
 //! Transactions as closures, which are run again where that is proven safe.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,7 +15,7 @@ use crate::options::TransactionOptions;
 use crate::outcome::{Outcome, Phase, Reaction, Verdict};
 use crate::pool::Pool;
 use crate::retry::{Failed, Repeat};
-use crate::transaction::{NotCommitted, ProxyTransaction, Savepoint, allow};
+use crate::transaction::{NotCommitted, Opened, ProxyTransaction, Savepoint, allow};
 
 /// The transaction that a closure works in; it ends with the closure.
 ///
@@ -86,60 +87,131 @@ impl<DB: Engine> Pool<DB> {
     ///
     /// # Cancel safety
     /// As [`Pool::transaction`].
-    pub async fn transaction_with<T, E, F, Fut>(&self, options: TransactionOptions, mut work: F) -> Result<T, E>
+    pub async fn transaction_with<T, E, F, Fut>(&self, options: TransactionOptions, work: F) -> Result<T, E>
     where
         F: FnMut(Tx<DB>) -> Fut,
         Fut: Future<Output = Result<T, E>>,
         E: From<SqlxError>,
     {
-        // All attempts together spend from one budget.
-        let budget = self.budget();
-        let pool = self.within(&budget);
         let harmless = options.read_only || self.config().access().is_read_only();
-        let mut retry = None;
-        let mut last = None;
-        for made in 1.. {
-            let transaction = match Box::pin(pool.open_transaction(options, &budget, None)).await {
-                Ok(transaction) => transaction,
-                // That the time is up says less than what made it necessary to try again.
-                Err(error) => {
-                    let last = last.filter(|_| error.kind() == ErrorKind::Deadline);
-                    return Err(last.unwrap_or_else(|| E::from(error.into())));
-                }
-            };
-            let home = Arc::new(Home(Mutex::new(None)));
-            let result = work(Tx { transaction: Some(Box::new(transaction)), home: Arc::clone(&home) }).await;
-            let Some(transaction) = home.take() else { return Err(E::from(escaped().into())) };
-            let (error, outcome, reaction) = match Box::pin(end(transaction, result, &budget)).await {
-                Ok(value) => return Ok(value),
-                Err(ended) => ended,
-            };
-            let repeat = if harmless { Repeat::Harmless } else { Repeat::IfUndone };
-            let Some(resume) = pool.retry_at(&mut retry, Failed { outcome, reaction, repeat, made }, budget.until)
-            else {
-                return Err(error);
-            };
-            tracing::info!(attempt = made, %outcome, "running a transaction again");
-            last = Some(error);
-            pool.clock().sleep_until(resume).await;
-        }
-        unreachable!("the loop returns")
+        run(self, Plain { options, harmless }, work).await
     }
+}
+
+/// What sets one kind of transaction in closures apart from another.
+pub(crate) trait Manner<DB: Engine, T>: Sync {
+    /// What an opening finds where all is done already.
+    type Done: Send;
+
+    /// When running the closure again does harm.
+    fn repeat(&self) -> Repeat;
+
+    /// Opens a transaction for one attempt.
+    fn open(
+        &self,
+        pool: &Pool<DB>,
+        budget: &Budget,
+    ) -> impl Future<Output = Result<Opened<DB, Self::Done>, Error>> + Send;
+
+    /// What is returned where all is done already.
+    fn found(&self, done: Self::Done) -> Result<T, Error>;
+
+    /// A statement that is sent together with the COMMIT.
+    fn before_commit(&self, value: &T) -> Result<Option<String>, Error>;
+}
+
+/// One whose closure is run again where nothing is left of it.
+struct Plain {
+    options: TransactionOptions,
+    harmless: bool,
+}
+
+impl<DB: Engine, T> Manner<DB, T> for Plain {
+    type Done = Infallible;
+
+    fn repeat(&self) -> Repeat {
+        if self.harmless { Repeat::Harmless } else { Repeat::IfUndone }
+    }
+
+    async fn open(&self, pool: &Pool<DB>, budget: &Budget) -> Result<Opened<DB, Infallible>, Error> {
+        pool.open_transaction(self.options, budget, None).await.map(Opened::Open)
+    }
+
+    fn found(&self, done: Infallible) -> Result<T, Error> {
+        match done {}
+    }
+
+    fn before_commit(&self, _: &T) -> Result<Option<String>, Error> {
+        Ok(None)
+    }
+}
+
+/// Runs the closure in a transaction, as often as that is safe and useful.
+pub(crate) async fn run<DB, T, E, F, Fut, M>(pool: &Pool<DB>, manner: M, mut work: F) -> Result<T, E>
+where
+    DB: Engine,
+    M: Manner<DB, T>,
+    F: FnMut(Tx<DB>) -> Fut,
+    Fut: Future<Output = Result<T, E>>,
+    E: From<SqlxError>,
+{
+    // All attempts together spend from one budget.
+    let budget = pool.budget();
+    let pool = pool.within(&budget);
+    let mut retry = None;
+    let mut last = None;
+    for made in 1.. {
+        let transaction = match Box::pin(manner.open(&pool, &budget)).await {
+            Ok(Opened::Open(transaction)) => transaction,
+            Ok(Opened::Done(done)) => return manner.found(done).map_err(|error| E::from(error.into())),
+            // That the time is up says less than what made it necessary to try again, and nothing else says more than that
+            // an attempt may have been committed.
+            Err(error) => {
+                let last =
+                    last.filter(|(_, outcome)| error.kind() == ErrorKind::Deadline || *outcome == Outcome::Unknown);
+                return Err(last.map_or_else(|| E::from(error.into()), |(last, _)| last));
+            }
+        };
+        let home = Arc::new(Home(Mutex::new(None)));
+        let result = work(Tx { transaction: Some(Box::new(transaction)), home: Arc::clone(&home) }).await;
+        let Some(transaction) = home.take() else { return Err(E::from(escaped().into())) };
+        let (error, outcome, reaction) = match Box::pin(end(transaction, &manner, result, &budget)).await {
+            Ok(value) => return Ok(value),
+            Err(ended) => ended,
+        };
+        let failed = Failed { outcome, reaction, repeat: manner.repeat(), made };
+        let Some(resume) = pool.retry_at(&mut retry, failed, budget.until) else { return Err(error) };
+        tracing::info!(attempt = made, %outcome, "running a transaction again");
+        last = Some((error, outcome));
+        pool.clock().sleep_until(resume).await;
+    }
+    unreachable!("the loop returns")
 }
 
 /// Ends the transaction as its closure has; with an error, says what became of it and what is useful.
 async fn end<DB: Engine, T, E: From<SqlxError>>(
     mut transaction: Box<ProxyTransaction<DB>>,
+    manner: &impl Manner<DB, T>,
     result: Result<T, E>,
     budget: &Budget,
 ) -> Result<T, (E, Outcome, Reaction)> {
     // What was lent may have been ended by its borrower, whatever became of the connection since.
     let undone = if transaction.is_lent() { Outcome::Unknown } else { Outcome::RolledBack };
     match (result, transaction.failed()) {
-        (Ok(value), None) => match transaction.finish(budget).await {
-            Ok(()) => Ok(value),
-            Err(NotCommitted { error, outcome, reaction }) => Err((E::from(error.into()), outcome, reaction)),
-        },
+        (Ok(value), None) => {
+            let before = manner.before_commit(&value);
+            let before = match before {
+                Ok(before) => before,
+                Err(error) => {
+                    let _ = transaction.rollback().await;
+                    return Err((E::from(error.outcome_of(undone).into()), undone, Reaction::Surface));
+                }
+            };
+            match transaction.finish(budget, before).await {
+                Ok(()) => Ok(value),
+                Err(NotCommitted { error, outcome, reaction }) => Err((E::from(error.into()), outcome, reaction)),
+            }
+        }
         (Ok(_), Some(verdict)) => {
             let error = failed(&verdict);
             roll_back(*transaction, &verdict).await;

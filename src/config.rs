@@ -102,6 +102,7 @@ pub struct ProxyConfig {
     max_connections: usize,
     tuning: Tuning,
     markers: CommitMarkers,
+    once_table: String,
     split_messages: bool,
     clock: Arc<dyn Clock>,
 }
@@ -302,6 +303,11 @@ impl ProxyConfig {
     /// Whether transactions leave a row by which a lost commit is found out about.
     pub fn commit_markers(&self) -> &CommitMarkers {
         &self.markers
+    }
+
+    /// The table that [`Pool::transaction_once`](crate::Pool::transaction_once) keeps its keys in.
+    pub fn once_table(&self) -> &str {
+        &self.once_table
     }
 
     /// Whether statements that could travel two in a message are sent one by one.

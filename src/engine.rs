@@ -4,6 +4,7 @@
 pub(crate) mod postgres;
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
@@ -93,6 +94,34 @@ pub trait Driver: Database<Arguments: Clone + Arguments + 'static, Statement: Cl
     /// Ends the session that a [`fence`](Self::fence) for this key waits for, unless that is about to have committed.
     fn end_holder(connection: &mut Self::Connection, key: OutcomeKey) -> Answer<'_, ()>;
 
+    /// The statement that makes the table of what was done once, unless it is there.
+    fn once_table_sql(table: &str) -> String;
+
+    /// The statement that takes the key for this transaction and answers a row, or none where it was committed before.
+    ///
+    /// Waits while another transaction holds it.
+    fn once_take_sql(row: OnceRow<'_>) -> String;
+
+    /// The statement that answers what was stored with a key, for [`once_read`](Self::once_read).
+    fn once_select_sql(row: OnceRow<'_>) -> String;
+
+    /// Reads the answer.
+    fn once_read(row: &Self::Row) -> Result<Stored, SqlxError>;
+
+    /// The one statement that stores a result with the key that this transaction has taken, and fails where it has not.
+    fn once_store_sql(row: OnceRow<'_>, result: &[u8]) -> String;
+
+    /// Deletes up to `count` of the keys older than this, and says how many.
+    fn purge_once<'c>(
+        connection: &'c mut Self::Connection,
+        table: &str,
+        older_than: Duration,
+        count: u32,
+    ) -> Answer<'c, u64>;
+
+    /// What a failure to open a transaction and to take a key means.
+    fn judge_once(error: &SqlxError, access: Access) -> Verdict;
+
     /// What a failure to find out means: that of a statement which may be repeated at will.
     fn judge_fence(error: &SqlxError) -> Verdict;
 
@@ -150,6 +179,28 @@ pub struct Probe {
     pub writable: bool,
     /// A transaction is open.
     pub in_transaction: bool,
+}
+
+/// The row of something that is done once.
+#[derive(Clone, Copy, Debug)]
+pub struct OnceRow<'k> {
+    /// The table, in letters that need no quotes.
+    pub table: &'k str,
+    /// What is done.
+    pub scope: &'k str,
+    /// For which event.
+    pub key: &'k str,
+    /// What with; `None` where nobody compares it.
+    pub payload_hash: Option<&'k [u8]>,
+}
+
+/// What was stored with a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// As in [`OnceRow`].
+    pub payload_hash: Option<Vec<u8>>,
+    /// The result; every commit of ours has one.
+    pub result: Option<Vec<u8>>,
 }
 
 /// A statement taken out of sqlx's `Execute`, so that it can be sent more than once.

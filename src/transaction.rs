@@ -13,7 +13,7 @@ use crate::attend::Bounds;
 use crate::clock::Reading;
 use crate::connection::{Failure, ProxyConnection};
 use crate::deadline::Budget;
-use crate::engine::{Answer, Call, Engine};
+use crate::engine::{Answer, Call, Engine, OnceRow, Stored};
 use crate::error::{Error, ErrorKind};
 use crate::key::OutcomeKey;
 use crate::options::TransactionOptions;
@@ -101,11 +101,29 @@ impl<DB: Engine> Pool<DB> {
         &self,
         options: TransactionOptions,
         budget: &Budget,
-        mut now: Option<Reading>,
+        now: Option<Reading>,
     ) -> Result<ProxyTransaction<DB>, Error> {
+        match self.open_with(options, None, budget, now).await? {
+            Opened::Open(transaction) => Ok(transaction),
+            Opened::Done(_) => unreachable!("it asked for no key"),
+        }
+    }
+
+    /// One that takes this key first, unless it was committed before. No commit marker: the key is one.
+    pub(crate) async fn open_once(&self, row: OnceRow<'_>, budget: &Budget) -> Result<Opened<DB, Stored>, Error> {
+        self.open_with(TransactionOptions::new(), Some(row), budget, None).await
+    }
+
+    async fn open_with(
+        &self,
+        options: TransactionOptions,
+        row: Option<OnceRow<'_>>,
+        budget: &Budget,
+        mut now: Option<Reading>,
+    ) -> Result<Opened<DB, Stored>, Error> {
         let read_only = options.read_only || self.config().access().is_read_only();
         let begin_sql = DB::begin_sql(TransactionOptions { read_only, ..options });
-        let table = self.marker_table().filter(|_| !read_only);
+        let table = self.marker_table().filter(|_| !read_only && row.is_none());
         let mut retry = None;
         let mut last: Option<Failure> = None;
         for made in 1.. {
@@ -120,17 +138,20 @@ impl<DB: Engine> Pool<DB> {
             };
             let key = table.map(|_| self.draw_key()).transpose()?;
             let marker = table.zip(key).map(|(table, key)| DB::marker_sql(table, key));
-            let failure = match self.send_opening(&mut connection, &begin_sql, marker, budget).await {
-                Ok(()) => {
+            let first = marker.or_else(|| row.map(DB::once_take_sql));
+            let failure = match self.send_opening(&mut connection, &begin_sql, first, row, budget).await {
+                Ok(None) => {
                     connection.begun();
-                    return Ok(ProxyTransaction { connection, open: true, key, depth: 0, dropped: None });
+                    let transaction = ProxyTransaction { connection, open: true, key, depth: 0, dropped: None };
+                    return Ok(Opened::Open(transaction));
                 }
+                Ok(Some(stored)) => return Ok(Opened::Done(stored)),
                 Err(failure) => failure,
             };
             let Verdict { kind, reaction, code, .. } = *failure.verdict();
             // Of two statements the first may have succeeded, and then a transaction is open that nobody knows of. Where the
             // proxy had no database connection to give, neither did.
-            if key.is_some() && kind != ErrorKind::Throttled {
+            if (key.is_some() || row.is_some()) && kind != ErrorKind::Throttled {
                 connection.spoil();
             }
             drop(connection);
@@ -148,27 +169,43 @@ impl<DB: Engine> Pool<DB> {
         unreachable!("the loop returns")
     }
 
-    /// In one message, or one by one where that is asked for.
+    /// Answers what is stored with the key, and leaves no transaction, where the key was committed before.
     async fn send_opening(
         &self,
         connection: &mut ProxyConnection<DB>,
         begin: &str,
-        marker: Option<String>,
+        first: Option<String>,
+        row: Option<OnceRow<'_>>,
         budget: &Budget,
-    ) -> Result<(), Failure> {
-        let messages = match marker {
-            None => [Some(begin.to_owned()), None],
-            Some(marker) if self.config().split_messages() => [Some(begin.to_owned()), Some(marker)],
-            Some(marker) => [Some(format!("{begin}; {marker}")), None],
-        };
+    ) -> Result<Option<Stored>, Failure> {
         let access = self.config().access();
-        for message in messages.into_iter().flatten() {
+        let judge = if row.is_some() { DB::judge_once } else { DB::judge_begin };
+        let mut answer = None;
+        for message in self.messages(begin, first) {
             let patience = connection.patience(budget);
             let bounds = Bounds { until: Some(budget.acquire_until), patience, watch: None };
-            let judge = |error: &SqlxError| DB::judge_begin(error, access);
+            let judge = |error: &SqlxError| judge(error, access);
+            answer = connection.drive(bounds, judge, |live| first_row::<DB>(live, message)).await?;
+        }
+        let Some(row) = row.filter(|_| answer.is_none()) else { return Ok(None) };
+        let mut messages = self.messages(&DB::once_select_sql(row), Some("ROLLBACK".to_owned())).into_iter();
+        let select = messages.next().unwrap_or_default();
+        let bounds = Bounds::from(Some(budget.acquire_until));
+        let judge = |error: &SqlxError| judge(error, access);
+        let stored = connection.drive(bounds, judge, |live| stored::<DB>(live, select)).await?;
+        for message in messages {
             connection.drive(bounds, judge, |live| simple::<DB>(live, message)).await?;
         }
-        Ok(())
+        Ok(Some(stored))
+    }
+
+    /// In one message, or one by one where that is asked for.
+    fn messages(&self, one: &str, other: Option<String>) -> Vec<String> {
+        match other {
+            None => vec![one.to_owned()],
+            Some(other) if self.config().split_messages() => vec![one.to_owned(), other],
+            Some(other) => vec![format!("{one}; {other}")],
+        }
     }
 
     pub(crate) fn draw_key(&self) -> Result<OutcomeKey, Error> {
@@ -179,10 +216,28 @@ impl<DB: Engine> Pool<DB> {
     }
 }
 
+/// How a transaction that takes a key first is opened.
+pub(crate) enum Opened<DB: Engine, D> {
+    Open(ProxyTransaction<DB>),
+    /// It is none: the key was committed before.
+    Done(D),
+}
+
 /// Sends a text that answers nothing of interest.
 fn simple<'c, DB: Engine>(connection: &'c mut DB::Connection, sql: String) -> Answer<'c, ()> {
     let sql: SqlStr = AssertSqlSafe(sql).into_sql_str();
     Box::pin(DB::fetch_many(connection, Call::capture(sql)).try_for_each(|_| async { Ok(()) }))
+}
+
+fn first_row<'c, DB: Engine>(connection: &'c mut DB::Connection, sql: String) -> Answer<'c, Option<DB::Row>> {
+    let sql: SqlStr = AssertSqlSafe(sql).into_sql_str();
+    let answers = DB::fetch_many(connection, Call::capture(sql));
+    Box::pin(answers.try_fold(None, |first, answer| async { Ok(first.or(answer.right())) }))
+}
+
+fn stored<'c, DB: Engine>(connection: &'c mut DB::Connection, select: String) -> Answer<'c, Stored> {
+    let row = first_row::<DB>(connection, select);
+    Box::pin(async move { DB::once_read(&row.await?.ok_or(SqlxError::RowNotFound)?) })
 }
 
 impl<DB: Engine> ProxyTransaction<DB> {

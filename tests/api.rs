@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use rds_proxy_pool::postgres::Tx;
 use rds_proxy_pool::{
-    Access, Deadline, EnvironmentCredentials, Error, ErrorKind, Isolation, LazyProxyPool, Outcome, Phase, PoolCounts,
-    ProxyConfig, ProxyConfigBuilder, ProxyPool, Secret, Status, TransactionOptions,
+    Access, Deadline, EnvironmentCredentials, Error, ErrorKind, Isolation, LazyProxyPool, OnceKey, Outcome, Phase,
+    PoolCounts, ProxyConfig, ProxyConfigBuilder, ProxyPool, Secret, Status, TransactionOptions,
 };
 
 fn is_send_and_sync<T: Send + Sync>() {}
@@ -22,6 +22,7 @@ fn public_types_can_be_shared_between_threads() {
     is_send_and_sync::<(PoolCounts, Secret, Status)>();
     is_send_and_sync::<rds_proxy_pool::postgres::ProxyConnection>();
     is_send_and_sync::<rds_proxy_pool::postgres::ProxyTransaction>();
+    is_send_and_sync::<OnceKey>();
 }
 
 /// Compiled, never run: `tokio::spawn`, axum and concurrent runtimes need every future to be `Send`.
@@ -35,6 +36,11 @@ fn futures_can_be_spawned(pool: ProxyPool) {
     is_send(&pool.close(Duration::ZERO));
     is_send(&pool.sqlx_pool());
     is_send(&ProxyPool::get());
+    let captured = &borrowed;
+    is_send(&pool.transaction_once(OnceKey::new("scope", "key"), |mut tx| async move {
+        sqlx::query_scalar::<_, String>("SELECT $1").bind(captured).fetch_one(&mut tx).await
+    }));
+    is_send(&pool.purge_once(Duration::ZERO));
     is_send(&async {
         let mut transaction = pool.begin().await?;
         sqlx::query("SELECT $1").bind(&borrowed).execute(&mut transaction).await?;
@@ -136,4 +142,5 @@ fn defaults_are_what_the_documentation_says() {
     assert_eq!(config.access(), Access::ReadWrite);
     assert_eq!(config.call_timeout(), None);
     assert_eq!(config.statement_cache_capacity(), 100);
+    assert_eq!(config.once_table(), "rds_proxy_pool_once");
 }

@@ -18,7 +18,7 @@ const FLOORS: [&[&str]; 5] = [
     // Engines, and one outside effect per file.
     &["engine", "credentials", "token", "socket", "attend", "connect"],
     // The pool.
-    &["connection", "pool", "transaction", "closure", "executor"],
+    &["connection", "pool", "transaction", "closure", "once", "executor"],
     // Edges.
     &["global", "postgres", "emulator", "fuzzing", "guide", "lib"],
 ];

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::builder::{Ca, Given, Name, Pem, ProxyConfigBuilder};
 use super::database_url::DatabaseUrl;
 use super::endpoint::{Endpoint, shown};
+use super::markers::check_table;
 use super::tuning::{CALL_TIMEOUT, within};
 use super::{Auth, ProxyConfig, Tls, env};
 use crate::clock::SystemClock;
@@ -56,6 +57,8 @@ impl ProxyConfigBuilder {
         }
         self.tuning.check()?;
         self.markers.check()?;
+        let once_table = self.once_table.take().unwrap_or_else(|| "rds_proxy_pool_once".to_owned());
+        check_table("once_table", &once_table)?;
         let (max_idle, max_connections) = self.sizes(lookup)?;
         Ok(ProxyConfig {
             endpoint,
@@ -73,6 +76,7 @@ impl ProxyConfigBuilder {
             max_connections,
             tuning: self.tuning,
             markers: self.markers,
+            once_table,
             split_messages: self.split_messages,
             clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock)),
         })

@@ -115,6 +115,7 @@ pub struct ProxyConfigBuilder {
     pub(super) max_connections: Option<usize>,
     pub(super) tuning: Tuning,
     pub(super) markers: CommitMarkers,
+    pub(super) once_table: Option<String>,
     pub(super) split_messages: bool,
     pub(super) clock: Option<Arc<dyn Clock>>,
     pub(super) database_url: Option<Given<Secret>>,
@@ -272,6 +273,15 @@ impl ProxyConfigBuilder {
     /// Whether transactions leave a row by which a lost commit is found out about; default [`CommitMarkers::off`].
     pub fn commit_markers(mut self, markers: CommitMarkers) -> Self {
         self.markers = markers;
+        self
+    }
+
+    /// The table that [`Pool::transaction_once`](crate::Pool::transaction_once) keeps its keys in, `name` or `schema.name`,
+    /// of lower-case letters, digits and underscores; default `rds_proxy_pool_once`.
+    ///
+    /// It is made with the statement of [`Pool::once_table_sql`](crate::Pool::once_table_sql).
+    pub fn once_table(mut self, name: impl Into<String>) -> Self {
+        self.once_table = Some(name.into());
         self
     }
 

@@ -6,8 +6,10 @@ mod forbidden;
 mod lexis;
 mod marked;
 mod markers;
+mod once;
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use sqlx_core::arguments::Arguments;
 use sqlx_core::connection::{ConnectOptions, Connection};
@@ -20,7 +22,7 @@ use sqlx_core::value::ValueRef;
 use sqlx_postgres::{PgConnectOptions, PgConnection, PgRow, PgSslMode, PgStatement, PgTypeInfo, Postgres};
 
 use crate::config::{Access, ProxyConfig, Tls};
-use crate::engine::{Answer, Answers, Call, Driver, Engine, Options, Probe};
+use crate::engine::{Answer, Answers, Call, Driver, Engine, OnceRow, Options, Probe, Stored};
 use crate::error::Error;
 use crate::key::OutcomeKey;
 use crate::options::{Isolation, TransactionOptions};
@@ -132,6 +134,39 @@ impl Driver for Postgres {
 
     fn end_holder(connection: &mut PgConnection, key: OutcomeKey) -> Answer<'_, ()> {
         markers::end_holder(connection, key)
+    }
+
+    fn once_table_sql(table: &str) -> String {
+        once::create_table(table)
+    }
+
+    fn once_take_sql(row: OnceRow<'_>) -> String {
+        once::insert(row)
+    }
+
+    fn once_select_sql(row: OnceRow<'_>) -> String {
+        once::select(row)
+    }
+
+    fn once_read(row: &PgRow) -> Result<Stored, SqlxError> {
+        once::read(row)
+    }
+
+    fn once_store_sql(row: OnceRow<'_>, result: &[u8]) -> String {
+        once::store(row, result)
+    }
+
+    fn purge_once<'c>(
+        connection: &'c mut PgConnection,
+        table: &str,
+        older_than: Duration,
+        count: u32,
+    ) -> Answer<'c, u64> {
+        once::purge(connection, table, older_than, count)
+    }
+
+    fn judge_once(error: &SqlxError, access: Access) -> Verdict {
+        errors::judge_once(error, access)
     }
 
     fn judge_fence(error: &SqlxError) -> Verdict {

@@ -1,10 +1,10 @@
 //! Deletes what is older than anybody asks for.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use sqlx_core::error::Error as SqlxError;
 
-use crate::engine::Engine;
+use crate::engine::{Answer, Engine};
 use crate::error::{Error, ErrorKind};
 use crate::key::OutcomeKey;
 use crate::outcome::{Outcome, Phase};
@@ -40,15 +40,47 @@ impl<DB: Engine> Pool<DB> {
         let Some(table) = markers.table_name() else {
             return Err(Error::new(ErrorKind::Usage, "markers.off", "this pool leaves no commit markers"));
         };
-        let budget = self.budget();
-        let pool = self.within(&budget);
         let now = self.clock().now();
         let oldest = now.wall.checked_sub(markers.kept_for()).unwrap_or(SystemTime::UNIX_EPOCH);
         let oldest = OutcomeKey::lowest_at(oldest);
+        self.purge(|connection| DB::purge_markers(connection, table, oldest, BATCH)).await
+    }
+
+    /// Deletes the keys of [`Pool::transaction_once`] that are older than this, and says how many there were. **What is
+    /// delivered again after that takes effect again.**
+    ///
+    /// Keep them longer than the latest delivery you expect: an asynchronous invocation is retried for up to 6 hours, and
+    /// again when its failure is redriven; a message stays in SQS for up to 14 days, and as long again in a dead-letter
+    /// queue; a stream keeps records for up to a year. In batches of 1000, until none is left or the deadline is reached.
+    /// The age is measured by the server's clock. For a scheduled job, not for a request: each batch looks for old rows from
+    /// the beginning of the table.
+    ///
+    /// # Errors
+    /// What the server said where it could not delete. What was deleted before stays deleted.
+    ///
+    /// # Cancel safety
+    /// Whole batches have been deleted.
+    ///
+    /// ```no_run
+    /// # async fn example(pool: rds_proxy_pool::ProxyPool) -> Result<(), rds_proxy_pool::Error> {
+    /// use std::time::Duration;
+    ///
+    /// const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    /// println!("{} keys deleted", pool.by(Duration::from_secs(60)).purge_once(30 * DAY).await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn purge_once(&self, older_than: Duration) -> Result<u64, Error> {
+        let table = self.config().once_table();
+        self.purge(|connection| DB::purge_once(connection, table, older_than, BATCH)).await
+    }
+
+    async fn purge(&self, delete: impl for<'c> Fn(&'c mut DB::Connection) -> Answer<'c, u64>) -> Result<u64, Error> {
+        let budget = self.budget();
+        let pool = self.within(&budget);
         let mut deleted = 0;
         loop {
-            let batch = pool.look_up(|connection| DB::purge_markers(connection, table, oldest, BATCH)).await;
-            let batch = batch.map_err(could_not)?;
+            let batch = pool.look_up(&delete).await.map_err(could_not)?;
             deleted += batch;
             let time_is_up = budget.until.is_some_and(|until| until <= self.clock().monotonic());
             if batch < u64::from(BATCH) || time_is_up {

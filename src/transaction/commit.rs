@@ -1,7 +1,7 @@
 //! The end of a transaction, and what is done when its answer is lost.
 
 use futures_util::TryStreamExt;
-use sqlx_core::sql_str::{SqlSafeStr, SqlStr};
+use sqlx_core::sql_str::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use super::{ProxyTransaction, simple};
 use crate::attend::Bounds;
@@ -19,10 +19,19 @@ pub(crate) struct Committed {
     pub(crate) connection_lost: bool,
 }
 
-/// Commits; where it is in doubt whether a transaction is open, only if one is. The server sends the answer to COMMIT when
-/// the commit is done, so what comes after it changes nothing.
-pub(crate) fn commit<DB: Engine>(connection: &mut DB::Connection, in_doubt: bool) -> Answer<'_, Committed> {
-    let sql: SqlStr = DB::commit_sql(in_doubt).into_sql_str();
+/// Commits, with a statement before it in the same message if there is one; where it is in doubt whether a transaction is
+/// open, only if one is. The server sends the answer to COMMIT when the commit is done, so what comes after it changes
+/// nothing.
+pub(crate) fn commit<DB: Engine>(
+    connection: &mut DB::Connection,
+    in_doubt: bool,
+    before: Option<String>,
+) -> Answer<'_, Committed> {
+    let commit = DB::commit_sql(in_doubt);
+    let (sql, expected): (SqlStr, _) = match before {
+        None => (commit.into_sql_str(), DB::COMMIT_ANSWERS),
+        Some(before) => (AssertSqlSafe(format!("{before}; {commit}")).into_sql_str(), DB::COMMIT_ANSWERS + 1),
+    };
     Box::pin(async move {
         let mut answers = DB::fetch_many(connection, Call::capture(sql));
         let mut answered = 0;
@@ -30,7 +39,7 @@ pub(crate) fn commit<DB: Engine>(connection: &mut DB::Connection, in_doubt: bool
             match answers.try_next().await {
                 Ok(Some(answer)) => answered += usize::from(answer.is_left()),
                 Ok(None) => return Ok(Committed { connection_lost: false }),
-                Err(_) if answered >= DB::COMMIT_ANSWERS => return Ok(Committed { connection_lost: true }),
+                Err(_) if answered >= expected => return Ok(Committed { connection_lost: true }),
                 Err(error) => return Err(error),
             }
         }
@@ -71,10 +80,12 @@ impl<DB: Engine> ProxyTransaction<DB> {
     /// WARN event tells, with the key if there is one.
     pub async fn commit(self) -> Result<(), Error> {
         let budget = self.connection.pool().budget();
-        self.finish(&budget).await.map_err(|not_committed| not_committed.error)
+        self.finish(&budget, None).await.map_err(|not_committed| not_committed.error)
     }
 
-    pub(crate) async fn finish(mut self, budget: &Budget) -> Result<(), NotCommitted> {
+    /// With a statement `before` the COMMIT, whose loss is found out about by running everything again.
+    pub(crate) async fn finish(mut self, budget: &Budget, mut before: Option<String>) -> Result<(), NotCommitted> {
+        let is_repeated = before.is_some();
         self.return_to_dropped().await.map_err(|failure| {
             let error = self.connection.pool().effort(failure.into_error(Phase::Commit), budget, 1);
             NotCommitted { error, outcome: Outcome::RolledBack, reaction: Reaction::Surface }
@@ -85,15 +96,23 @@ impl<DB: Engine> ProxyTransaction<DB> {
             let error = Error::new(kind, code, message).phase_of(Phase::Commit).outcome_of(outcome);
             return Err(error.hint_of(hint.unwrap_or_default()).into());
         }
+        if let Some(statement) = before.take_if(|_| self.connection.pool().config().split_messages()) {
+            self.step(statement).await.map_err(|failure| {
+                let Verdict { outcome, reaction, .. } = *failure.verdict();
+                let error = self.connection.pool().effort(failure.into_error(Phase::Commit), budget, 1);
+                NotCommitted { error, outcome, reaction }
+            })?;
+        }
         let in_doubt = self.connection.may_have_ended();
         let key = self.key.filter(|_| !in_doubt && !self.connection.is_lent());
         self.connection.catch_up(budget.until).await;
         self.connection.ending();
         // Where it can be found out what became of it, silence is not waited for until there is no time left to ask.
         let pool = self.connection.pool().clone();
-        let bounds = if key.is_some() { pool.leaving_time_to_ask(budget) } else { budget.until.into() };
+        let may_ask = is_repeated || key.is_some();
+        let bounds = if may_ask { pool.leaving_time_to_ask(budget) } else { budget.until.into() };
         let unheard = Unheard::new(self.key);
-        let result = self.send_commit(bounds, in_doubt).await;
+        let result = self.send_commit(bounds, in_doubt, before).await;
         let result = match result {
             Err(failure)
                 if failure.verdict().outcome == Outcome::Unknown && failure.verdict().code != COMMIT_ENDED.code =>
@@ -104,6 +123,10 @@ impl<DB: Engine> ProxyTransaction<DB> {
                 let lost = pool.effort(failure.into_error(Phase::Commit).key_of(key), budget, 1);
                 match key {
                     Some(key) => pool.find_out_about(key, budget, lost).await,
+                    None if is_repeated => {
+                        let error = lost.hint_of("call it again with the same key: that finds out what became of it");
+                        Err(NotCommitted { outcome: Outcome::Unknown, reaction: Reaction::Reconnect, error })
+                    }
                     None => Err(NotCommitted { outcome: lost.outcome(), reaction, error: lost }),
                 }
             }
@@ -125,8 +148,13 @@ impl<DB: Engine> ProxyTransaction<DB> {
         result
     }
 
-    async fn send_commit(&mut self, bounds: Bounds, in_doubt: bool) -> Result<Committed, Failure> {
-        self.connection.drive(bounds, DB::judge_commit, |live| commit::<DB>(live, in_doubt)).await
+    async fn send_commit(
+        &mut self,
+        bounds: Bounds,
+        in_doubt: bool,
+        before: Option<String>,
+    ) -> Result<Committed, Failure> {
+        self.connection.drive(bounds, DB::judge_commit, |live| commit::<DB>(live, in_doubt, before)).await
     }
 
     /// Undoes everything done in the transaction and keeps the connection. What a COMMIT among your own statements has made

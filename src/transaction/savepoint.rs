@@ -74,7 +74,7 @@ impl<DB: Engine> ProxyTransaction<DB> {
         Ok(&mut self.connection)
     }
 
-    async fn step(&mut self, sql: String) -> Result<(), Failure> {
+    pub(super) async fn step(&mut self, sql: String) -> Result<(), Failure> {
         let budget = self.connection.pool().budget();
         let access = self.connection.pool().config().access();
         self.connection.catch_up(budget.until).await;

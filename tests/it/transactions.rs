@@ -3,6 +3,7 @@
 mod closures;
 mod fence;
 mod leaks;
+mod once;
 mod resolved;
 
 use rds_proxy_pool::{CommitMarkers, ProxyPool};

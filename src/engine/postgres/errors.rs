@@ -41,6 +41,16 @@ const MARKERS_MISSING: Verdict = Verdict {
     ),
 };
 
+/// There is no table for the keys of what is done once.
+const ONCE_MISSING: Verdict = Verdict {
+    code: "once.missing",
+    hint: Some(
+        "make the table with the statement of Pool::once_table_sql() and grant this user SELECT, INSERT, UPDATE and DELETE \
+         on it",
+    ),
+    ..MARKERS_MISSING
+};
+
 /// This process is ending the runtime the connection lives on.
 const RUNTIME_GONE: Verdict = Verdict {
     kind: ErrorKind::Closed,
@@ -198,6 +208,16 @@ pub(super) fn judge_begin(error: &SqlxError, access: Access) -> Verdict {
         _ => judge_statement(error, access),
     };
     Verdict { outcome: Outcome::NotExecuted, hint: verdict.hint.filter(|_| verdict.code != LOST.code), ..verdict }
+}
+
+/// The same with a key that is taken.
+pub(super) fn judge_once(error: &SqlxError, access: Access) -> Verdict {
+    match error {
+        _ if is_about_the_table(error) => ONCE_MISSING,
+        // The key was there a moment ago and is deleted now.
+        SqlxError::RowNotFound => Verdict { reaction: Reaction::BackOff, ..judge_begin(error, access) },
+        _ => judge_begin(error, access),
+    }
 }
 
 /// A COMMIT, or the statement that travels before it in the same message.

@@ -226,7 +226,7 @@ async fn an_answered_commit_is_a_commit_and_what_was_answered_before_it_is_none(
     for answers in 0..=2 {
         let (connected, server) = connect_to(Commit, Answered(answers)).await;
         let mut connection = connected.expect("the login succeeds");
-        let result = commit::<Postgres>(&mut connection, false).await;
+        let result = commit::<Postgres>(&mut connection, false, None).await;
         server.await.expect("the server has played its part");
         match result {
             Ok(Committed { connection_lost }) => assert!(answers == 2 && connection_lost, "{answers} answers"),
