@@ -12,8 +12,8 @@ mod report;
 mod support;
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::path::Path;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use aws_credential_types::Credentials;
@@ -24,6 +24,7 @@ use serde_json::json;
 use ledger::Ledger;
 use report::{Numbers, Story};
 use support::lambda::LambdaFunction;
+use support::lambda::example::build_example;
 use support::servers::pair::Ending;
 use support::servers::{Failure, Pair, Postgres, Replication};
 
@@ -103,7 +104,7 @@ fn backend(server: &Postgres) -> Backend {
 }
 
 async fn run(aloud: bool) -> Outcome<Numbers> {
-    let handler = build_handler()?;
+    let handler = build_example("lambda_handler")?;
     let mut story = Story::new(aloud);
     let servers = Servers::start().await?;
     story.tell(match servers {
@@ -268,37 +269,6 @@ fn count_logins(proxy: &RdsProxyEmulator, numbers: &mut Numbers) {
         }
     }
     numbers.reconnects = logins.saturating_sub(1);
-}
-
-/// Builds `lambda_handler` beside this program, with the cargo that runs it.
-fn build_handler() -> Outcome<PathBuf> {
-    let this = std::env::current_exe()?;
-    let examples = this.parent().ok_or("this program is nowhere")?;
-    let handler = examples.join(format!("lambda_handler{}", std::env::consts::EXE_SUFFIX));
-    if let Some(cargo) = std::env::var_os("CARGO") {
-        let profile = examples.parent().ok_or("this program is not in a target directory")?;
-        let target = profile.parent().ok_or("this program is not in a target directory")?;
-        let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "--example", "lambda_handler", "--target-dir"]).arg(target);
-        if profile.ends_with("release") {
-            build.arg("--release");
-        }
-        // What `cargo run` tells this program about its package would make build scripts think that something changed.
-        for (name, _) in std::env::vars_os() {
-            let name_text = name.to_string_lossy();
-            if name_text.starts_with("CARGO_MANIFEST_") || name_text.starts_with("CARGO_PKG_") {
-                build.env_remove(&name);
-            }
-        }
-        build.current_dir(env!("CARGO_MANIFEST_DIR")).stdout(Stdio::null());
-        if !build.status()?.success() {
-            return Err("the example lambda_handler does not build".into());
-        }
-    }
-    if !handler.exists() {
-        return Err("build the function first: cargo build --example lambda_handler".into());
-    }
-    Ok(handler)
 }
 
 fn millis(duration: Duration) -> f64 {

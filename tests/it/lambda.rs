@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use crate::support::lambda::{Builder, InvocationResult, LambdaError, LambdaFunction};
 use crate::support::process::POLL;
 
+mod sqs;
+
 /// Not a test: the handler, which the tests below start from this very program.
 #[test]
 fn the_handler_of_the_other_tests() {

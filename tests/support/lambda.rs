@@ -21,6 +21,7 @@ use super::process::{Launch, Process, Signal};
 use logs::{Logs, Reader};
 use runtime_api::{Report, RuntimeApi};
 
+pub mod example;
 mod logs;
 mod runtime_api;
 
