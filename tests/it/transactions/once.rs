@@ -154,6 +154,26 @@ async fn a_connection_lost_before_the_commit_is_not_noticed_either() {
 async fn of_two_at_once_one_runs_and_the_other_has_its_result() {
     let Some(world) = World::start().await else { return };
     let pool = with_tables(world.pool()).await;
+    two_at_once(&world, &pool).await;
+}
+
+/// A snapshot older than the first one's commit does not hide its result.
+#[tokio::test]
+async fn so_it_is_where_the_server_makes_all_transactions_serializable() {
+    let Some(world) = World::start().await else { return };
+    let pool = with_tables(world.pool()).await;
+    let name = world.config().build().unwrap().database().to_owned();
+    let set = format!("ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'serializable'");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(set)).execute(&pool).await.unwrap();
+    // A session that is there already has the old level.
+    let pid = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&pool).await.unwrap();
+    world.terminate_backend(pid).await;
+    let level: String = sqlx::query_scalar("SHOW transaction_isolation").fetch_one(&pool).await.unwrap();
+    assert_eq!(level, "serializable");
+    two_at_once(&world, &pool).await;
+}
+
+async fn two_at_once(world: &World, pool: &ProxyPool) {
     let runs = Arc::new(AtomicU32::new(0));
     let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let first = tokio::spawn({
@@ -186,7 +206,7 @@ async fn of_two_at_once_one_runs_and_the_other_has_its_result() {
     world.executing().await;
     go_on.notify_one();
     assert_eq!((first.await.unwrap().unwrap(), second.await.unwrap().unwrap()), (1, 1));
-    assert_eq!((runs.load(Ordering::Relaxed), written(&pool).await), (1, vec![1]));
+    assert_eq!((runs.load(Ordering::Relaxed), written(pool).await), (1, vec![1]));
 }
 
 #[tokio::test]

@@ -91,6 +91,33 @@ async fn a_commit_in_doubt_that_cannot_be_repeated_is_unknown_and_the_next_deliv
 }
 
 #[tokio::test]
+async fn no_later_error_hides_that_a_commit_is_in_doubt() {
+    let Some(world) = World::start().await else { return };
+    let pool = with_tables(world.pool()).await;
+    let runs = AtomicU32::new(0);
+    drop(world.proxy().inject(Fault::new(Message::Commit, Point::BeforeReply, Kind::Reset)));
+    let error = pool
+        .by(LONG)
+        .transaction_once(key("a"), |mut tx| {
+            let (world, runs) = (&world, &runs);
+            async move {
+                runs.fetch_add(1, Ordering::Relaxed);
+                sqlx::query(INSERT).bind(1_i64).execute(&mut tx).await?;
+                // Nobody can log in with the old ones any more.
+                world.rotate_keys();
+                Ok::<i64, sqlx::Error>(1)
+            }
+        })
+        .await
+        .unwrap_err();
+    assert_eq!((ours(&error).code(), ours(&error).outcome()), ("commit.unknown", Outcome::Unknown), "{error:?}");
+    assert!(world.logins_refused() > 0, "it was tried again");
+    let pool = ProxyPool::new(world.config().credentials_provider(world.rotating()).build().unwrap()).unwrap();
+    assert_eq!(write(&pool, key("a"), 2, &runs).await.unwrap(), 1);
+    assert_eq!((runs.into_inner(), written(&pool).await), (1, vec![1]));
+}
+
+#[tokio::test]
 async fn the_same_key_with_another_payload_is_refused() {
     let Some(world) = World::start().await else { return };
     let pool = with_tables(world.pool()).await;
