@@ -83,6 +83,15 @@ pub enum Kind {
         /// At most this long.
         most: Duration,
     },
+    /// It is closed with FIN at once, and what is left of the message reaches the database after a time between these two,
+    /// the same for the same seed: a packet that comes late, when nobody waits for it any more. At a reply, or where the
+    /// proxy keeps the message for itself, it is as [`Close`](Self::Close).
+    Late {
+        /// At least this long.
+        least: Duration,
+        /// At most this long.
+        most: Duration,
+    },
     /// What is left of the message, or of its reply, goes on in pieces.
     Drip {
         /// Bytes in a piece; at least one.

@@ -157,6 +157,6 @@ impl Schedule {
 }
 
 fn delay(kind: Kind, random: &mut fastrand::Rng) -> Duration {
-    let Kind::Delay { least, most } = kind else { return Duration::ZERO };
+    let (Kind::Delay { least, most } | Kind::Late { least, most }) = kind else { return Duration::ZERO };
     least + most.saturating_sub(least).mul_f64(random.f64())
 }

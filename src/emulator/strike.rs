@@ -136,6 +136,15 @@ impl<'p> Target<'p> {
                 while matches!(client.reader.skip().await, Ok(true)) {}
                 return Err(Ended::quietly(Closed::ByClient));
             }
+            Kind::Late { .. } => {
+                // If the client has gone it need not be told.
+                let _ = client.writer.finish().await;
+                if matches!(withheld, Withheld::Request(..)) {
+                    self.passing(struck, armed.delay).await;
+                    withheld.hand_on(usize::MAX, client).await.map_err(gone)?;
+                }
+                return Err(Ended::quietly(Closed::Fault));
+            }
             Kind::Delay { .. } => self.pause(struck, armed.delay, client).await?,
             Kind::Drip { bytes, every } => {
                 while withheld.len() > 0 {
@@ -152,14 +161,15 @@ impl<'p> Target<'p> {
     }
 
     async fn pause(&self, start: Instant, length: Duration, client: &mut Wire) -> Result<(), Ended> {
-        let passing = async {
-            match start.checked_add(length) {
-                Some(end) => self.proxy.clock.sleep_until(end).await,
-                // Later than any clock can tell.
-                None => std::future::pending().await,
-            }
-        };
-        unless_it_goes(client, passing).await
+        unless_it_goes(client, self.passing(start, length)).await
+    }
+
+    async fn passing(&self, start: Instant, length: Duration) {
+        match start.checked_add(length) {
+            Some(end) => self.proxy.clock.sleep_until(end).await,
+            // Later than any clock can tell.
+            None => std::future::pending().await,
+        }
     }
 
     /// Waits while the proxy does not answer.

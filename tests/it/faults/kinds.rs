@@ -9,6 +9,8 @@ use rds_proxy_pool::emulator::{
     Closed, Delivered, Event, Existing, Fault, Injected, Kind, Message, Point, Schedule, SessionId, Strike,
 };
 
+use sqlx::{Connection, PgConnection};
+
 use super::{DELAY, PASSWORD, Stage, USER, answer, closed, is_open, soon};
 
 /// More than fits into the sockets between two processes.
@@ -151,6 +153,33 @@ async fn the_first_of_two_faults_for_a_message_strikes_and_the_other_waits_for_t
         assert_eq!(query(&mut client, "  begin").await, End::Answered);
         assert_eq!(query(&mut client, "end;").await, End::Fin);
         assert_eq!(soon(injected.struck()).await.delivered, delivered);
+    }
+}
+
+#[tokio::test]
+async fn a_late_commit_is_done_when_its_client_has_long_gone() {
+    let Some(stage) = Stage::start().await else { return };
+    let mut owner = PgConnection::connect(&stage.database.url).await.unwrap();
+    for (expected, point) in (1..).zip([Point::BeforeRequest, Point::MidRequest, Point::BeforeReply]) {
+        let late = Kind::Late { least: DELAY, most: DELAY };
+        drop(stage.proxy.inject(Fault::new(Message::Commit, point, late)));
+        let mut events = stage.proxy.events();
+        let (mut client, session) = logged_in(&stage).await;
+        assert_eq!(query(&mut client, "BEGIN; INSERT INTO rows VALUES (1)").await, End::Answered);
+        assert_eq!(query(&mut client, "COMMIT").await, End::Fin);
+        drop(client);
+        if point != Point::BeforeReply {
+            let not_yet = "SELECT count(*) FROM rows";
+            assert_eq!(sqlx::query_scalar::<_, i64>(not_yet).fetch_one(&mut owner).await.unwrap(), expected - 1);
+            stage.clock.advance(DELAY);
+        }
+        assert_eq!(closed(&mut events, session).await, Closed::Fault);
+        // It waits for the end of the transaction.
+        let mut after = owner.begin().await.unwrap();
+        sqlx::raw_sql("LOCK TABLE rows").execute(&mut *after).await.unwrap();
+        let there: i64 = sqlx::query_scalar("SELECT count(*) FROM rows").fetch_one(&mut *after).await.unwrap();
+        assert_eq!(there, expected, "{point:?}");
+        after.rollback().await.unwrap();
     }
 }
 
