@@ -3,7 +3,8 @@
 //! from a seed. In the end the database is compared with what the callers were told.
 //!
 //! Run it with `cargo run --release --example fault_lab -- --faults 2000 --seed 1`; `--json` prints the findings as one
-//! line of JSON, `--workers N` changes how many work, `--minutes N` how long it may take. It needs PostgreSQL's server
+//! line of JSON, `--workers N` changes how many work, `--minutes N` how long it may take, and `--mix transactions` has them
+//! work in transactions, as told at the end. It needs PostgreSQL's server
 //! binaries (Debian: `apt-get install postgresql`).
 //!
 //! Some faults take more than the emulator. The process stops itself (SIGSTOP) as an environment is frozen, and its connections
@@ -26,19 +27,37 @@
 //! The same faults are then brought about for three others, so that one sees the checker convict: sqlx's own pool with
 //! every error taken for a failure, one that repeats everything that failed, and this crate's pool with `idempotent()`
 //! said of a statement that is not.
+//!
+//! With `--mix transactions` money goes between accounts and lists grow, each in a transaction that leaves a commit marker,
+//! and most faults are aimed at the COMMIT: it is never delivered, or done and its answer lost, or delivered when the client
+//! has given up, or held by a lock; servers are killed, crash, and are replaced, also by one that has missed the last commits.
+//! An outage is shorter than a deadline, so next to nothing may stay unknown: `unknown_of_commits_ratio` is of the commits
+//! that met a fault of their own. The controls are sqlx's own pool with every error taken for a failure, one that repeats
+//! everything that failed, and one that asks the server with `pg_xact_status` what became of a transaction; that one is led
+//! through crashes, after which the number of a transaction that was lost is given to another.
 
+#[path = "fault_lab/aim.rs"]
+mod aim;
+#[path = "fault_lab/bank.rs"]
+mod bank;
 #[path = "fault_lab/check.rs"]
 mod check;
 #[path = "fault_lab/client.rs"]
 mod client;
+#[path = "fault_lab/commits.rs"]
+mod commits;
 #[path = "fault_lab/director.rs"]
 mod director;
+#[path = "fault_lab/judge.rs"]
+mod judge;
 #[path = "fault_lab/kernel.rs"]
 mod kernel;
 #[path = "fault_lab/plan.rs"]
 mod plan;
 #[path = "fault_lab/report.rs"]
 mod report;
+#[path = "fault_lab/sentence.rs"]
+mod sentence;
 #[path = "fault_lab/stage.rs"]
 mod stage;
 #[path = "../tests/support/mod.rs"]
@@ -57,7 +76,8 @@ use futures::future::join_all;
 use check::Findings;
 use client::Client;
 use plan::Plan;
-use report::{Report, Verdict};
+use rds_proxy_pool::CommitMarkers;
+use report::{Statements, Verdict};
 use stage::{Run, Stage, Window, lock};
 use worker::Mix;
 
@@ -73,11 +93,25 @@ struct Options {
     workers: usize,
     minutes: u64,
     json: bool,
+    transactions: bool,
+}
+
+/// What the runs have come to.
+trait Report {
+    /// The calls behind what is wrong, in words.
+    fn culprits(&self) -> &[String];
+
+    /// What is wrong, in words.
+    fn complaints(&self) -> Vec<String>;
+
+    fn to_json(&self) -> String;
+
+    fn print_table(&self);
 }
 
 impl Options {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Outcome<Options> {
-        let mut options = Options { faults: 500, seed: 1, workers: 8, minutes: 15, json: false };
+        let mut options = Options { faults: 500, seed: 1, workers: 0, minutes: 15, json: false, transactions: false };
         while let Some(argument) = arguments.next() {
             if argument == "--json" {
                 options.json = true;
@@ -89,15 +123,30 @@ impl Options {
                 "--seed" => options.seed = value.parse()?,
                 "--workers" => options.workers = value.parse()?,
                 "--minutes" => options.minutes = value.parse()?,
+                "--mix" => options.transactions = is_of_transactions(&value)?,
                 _ => {
-                    return Err(format!("{argument}: not one of --faults, --seed, --workers, --minutes, --json").into());
+                    return Err(format!(
+                        "{argument}: not one of --faults, --seed, --workers, --minutes, --mix, --json"
+                    )
+                    .into());
                 }
             }
+        }
+        if options.workers == 0 {
+            options.workers = if options.transactions { 16 } else { 8 };
         }
         if !(1..=256).contains(&options.workers) || options.faults == 0 {
             return Err("1 to 256 workers and one fault at least".into());
         }
         Ok(options)
+    }
+}
+
+fn is_of_transactions(mix: &str) -> Outcome<bool> {
+    match mix {
+        "statements" => Ok(false),
+        "transactions" => Ok(true),
+        _ => Err(format!("{mix}: not one of statements, transactions").into()),
     }
 }
 
@@ -110,14 +159,14 @@ fn main() -> ExitCode {
         }
     };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime can be started");
-    match runtime.block_on(experiment(options)) {
+    match runtime.block_on(report(options)) {
         Ok(report) => {
             if options.json {
                 println!("{}", report.to_json());
             } else {
                 report.print_table();
             }
-            report.ours.findings.culprits.iter().for_each(|culprit| eprintln!("fault_lab: {culprit}"));
+            report.culprits().iter().for_each(|culprit| eprintln!("fault_lab: {culprit}"));
             let complaints = report.complaints();
             complaints.iter().for_each(|complaint| eprintln!("fault_lab: {complaint}"));
             if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -129,13 +178,20 @@ fn main() -> ExitCode {
     }
 }
 
-async fn experiment(options: Options) -> Outcome<Report> {
+async fn report(options: Options) -> Outcome<Box<dyn Report>> {
+    match options.transactions {
+        true => Ok(Box::new(commits::experiment(options).await?)),
+        false => Ok(Box::new(experiment(options).await?)),
+    }
+}
+
+async fn experiment(options: Options) -> Outcome<Statements> {
     let Options { faults, seed, workers, .. } = options;
     let until = Instant::now() + Duration::from_secs(60 * options.minutes);
     let stage = Stage::start().await?;
     let skipped = stage.kernel.missing();
     skipped.iter().for_each(|what| eprintln!("fault_lab: SKIPPED: {what}"));
-    let ours = stage.our_clients(workers)?;
+    let ours = stage.our_clients(workers, &CommitMarkers::off())?;
     let verdict = run(&stage, options, &Plan::new(seed, faults, stage.kernel), ours, Mix::Everything, until).await?;
 
     let plan = Plan::new(seed, faults.min(FAULTS_OF_A_CONTROL), stage.kernel);
@@ -143,10 +199,10 @@ async fn experiment(options: Options) -> Outcome<Report> {
     let plain = run(&stage, options, &plan, plain, Mix::Everything, until).await?;
     let stubborn = stage.sqlx_clients(workers, Client::Stubborn);
     let stubborn = run(&stage, options, &plan, stubborn, Mix::Everything, until).await?;
-    let blind = stage.our_clients(workers)?;
+    let blind = stage.our_clients(workers, &CommitMarkers::off())?;
     let blind = run(&stage, options, &plan, blind, Mix::Overwrites, until).await?;
     let controls = [("sqlx_pool", plain), ("retry_everything", stubborn), ("blind_overwrite", blind)];
-    Ok(Report { seed, skipped, ours: verdict, controls })
+    Ok(Statements { seed, skipped, ours: verdict, controls })
 }
 
 async fn run(

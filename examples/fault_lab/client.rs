@@ -1,4 +1,4 @@
-//! Those who are put to the test: this crate's pool, and three that the checker has to convict.
+//! Those who are put to the test: this crate's pool, and those that the checker has to convict.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use sqlx::{AssertSqlSafe, PgPool, Postgres};
 /// What each call is given.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
 /// How long somebody who repeats everything waits for one answer.
-const ATTEMPT: Duration = Duration::from_millis(700);
+pub(crate) const ATTEMPT: Duration = Duration::from_millis(700);
 /// How long he waits before he repeats it.
-const PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 
 /// Who makes the calls, and what they take an error for.
 #[derive(Clone)]
@@ -21,6 +21,9 @@ pub(crate) enum Client {
     Plain(PgPool),
     /// sqlx's pool, with every failed call made again.
     Stubborn(PgPool),
+    /// sqlx's pool, with the server asked what became of a transaction by the number it has there. It has none outside of
+    /// one: single statements are made as [`Plain`](Self::Plain) makes them.
+    Asking(PgPool),
 }
 
 /// One statement of a worker.
@@ -114,10 +117,12 @@ impl Client {
                 let pool = if work.is_idempotent() { pool.idempotent() } else { pool };
                 run(&pool, work, tag, anew).await.map_err(|error| ours(&error))
             }
-            Client::Plain(pool) => match tokio::time::timeout(DEADLINE, run(pool, work, tag, anew)).await {
-                Ok(answer) => answer.map_err(|error| failed(Class::NotApplied, &error)),
-                Err(_) => Err(timeout(Class::NotApplied)),
-            },
+            Client::Plain(pool) | Client::Asking(pool) => {
+                match tokio::time::timeout(DEADLINE, run(pool, work, tag, anew)).await {
+                    Ok(answer) => answer.map_err(|error| failed(Class::NotApplied, &error)),
+                    Err(_) => Err(timeout(Class::NotApplied)),
+                }
+            }
             Client::Stubborn(pool) => {
                 let insisting = async {
                     loop {
@@ -137,7 +142,7 @@ impl Client {
     pub(crate) async fn close(&self) {
         match self {
             Client::Ours(pool) => drop(pool.close(DEADLINE).await),
-            Client::Plain(pool) | Client::Stubborn(pool) => {
+            Client::Plain(pool) | Client::Stubborn(pool) | Client::Asking(pool) => {
                 // Its goodbyes may wait for a peer that is gone.
                 let _ = tokio::time::timeout(DEADLINE, pool.close()).await;
             }
@@ -161,7 +166,7 @@ where
 }
 
 /// What this crate says became of a statement.
-fn ours(error: &sqlx::Error) -> Failed {
+pub(crate) fn ours(error: &sqlx::Error) -> Failed {
     let Some(ours) = Error::find(error) else {
         let of_the_server = matches!(error, sqlx::Error::Database(_));
         return failed(if of_the_server { Class::NotApplied } else { Class::Unknown }, error);
@@ -174,12 +179,12 @@ fn ours(error: &sqlx::Error) -> Failed {
     Failed { class, code: ours.code().to_owned(), text: format!("{ours:#}") }
 }
 
-fn failed(class: Class, error: &sqlx::Error) -> Failed {
+pub(crate) fn failed(class: Class, error: &sqlx::Error) -> Failed {
     let code = error.as_database_error().and_then(|error| error.code());
     let code = code.map_or_else(|| "driver".to_owned(), |code| format!("sqlstate {code}"));
     Failed { class, code, text: error.to_string() }
 }
 
-fn timeout(class: Class) -> Failed {
+pub(crate) fn timeout(class: Class) -> Failed {
     Failed { class, code: "timeout".to_owned(), text: "no answer in time".to_owned() }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rds_proxy_pool::emulator::{Existing, Fault, Kind, Link, Message, Point};
+use rds_proxy_pool::emulator::{Existing, Fault, Injected, Kind, Link, Message, Point};
 
 use crate::Outcome;
 use crate::kernel::{Disturbance, Network};
@@ -15,12 +15,12 @@ use crate::support::servers::pair::Ending;
 const USUAL_BORROW_TIMEOUT: Duration = Duration::from_secs(120);
 /// Until a cut has reached whom it cuts off.
 const ARRIVAL: Duration = Duration::from_millis(20);
-/// Between two faults: time to recover, and to work.
-const BREATH: Duration = Duration::from_millis(150);
 /// In this time everybody who is cut off by a command without an end of its own has been.
 const AFTERMATH: Duration = Duration::from_millis(150);
 /// Before somebody notices that the primary is gone.
 const UNNOTICED: Duration = Duration::from_millis(50);
+/// So long COMMITs pile up before a crash.
+const PILED: Duration = Duration::from_millis(250);
 /// The last faults of logins wait for somebody to log in; they do not wait for ever.
 const LAST_LOGINS: u32 = 50;
 
@@ -39,7 +39,7 @@ impl Run<'_> {
             }
             self.strike(*fault).await?;
             self.global_done.fetch_add(1, Ordering::Relaxed);
-            tokio::time::sleep(BREATH).await;
+            tokio::time::sleep(plan.breath).await;
         }
         let mut more = LAST_LOGINS;
         let logins = || self.logins_injected.load(Ordering::Relaxed).saturating_sub(self.watch.logins_struck());
@@ -58,7 +58,7 @@ impl Run<'_> {
                 let last = Window { name, begin, served: None, end, idle: false, for_all: true, writes_only: false };
                 lock(&self.windows).push(last);
             }
-            tokio::time::sleep(BREATH).await;
+            tokio::time::sleep(plan.breath).await;
         }
         Ok(())
     }
@@ -79,11 +79,7 @@ impl Run<'_> {
                 if noticed {
                     proxy.clear_backend();
                 }
-                let noticing = async {
-                    tokio::time::sleep(UNNOTICED).await;
-                    proxy.clear_backend();
-                };
-                tokio::join!(pair.fail_over(ending), noticing);
+                tokio::join!(pair.fail_over(ending), self.notice());
                 self.stage.lead_to_the_primary(existing);
                 served = Some(Instant::now());
                 tokio::time::sleep(AFTERMATH).await;
@@ -144,6 +140,39 @@ impl Run<'_> {
                 served = Some(Instant::now());
                 tokio::time::sleep(AFTERMATH).await;
             }
+            Global::Restart { noticed, piled } => {
+                let kept = self.pile_up(piled).await;
+                if noticed {
+                    proxy.clear_backend();
+                }
+                let restarting = async {
+                    pair.primary().kill9().await;
+                    pair.primary().start_again().await;
+                };
+                tokio::join!(restarting, self.notice());
+                self.stage.lead_to_the_primary(Existing::Move);
+                served = Some(Instant::now());
+                kept.into_iter().for_each(Injected::remove);
+                tokio::time::sleep(AFTERMATH).await;
+            }
+            Global::Crash { piled } => {
+                let kept = self.pile_up(piled).await;
+                if self.stage.kill_a_process().await? {
+                    tokio::time::sleep(UNNOTICED).await;
+                    pair.primary().wait_ready().await;
+                    served = Some(Instant::now());
+                }
+                kept.into_iter().for_each(Injected::remove);
+                tokio::time::sleep(AFTERMATH).await;
+            }
+            Global::MissedCommits { lasts } => {
+                pair.disconnect().await;
+                tokio::time::sleep(lasts).await;
+                tokio::join!(pair.fail_over(Ending::Kill9), self.notice());
+                self.stage.lead_to_the_primary(Existing::Move);
+                served = Some(Instant::now());
+                tokio::time::sleep(AFTERMATH).await;
+            }
             // It has windows of its own.
             Global::Stopped { .. } => {}
         }
@@ -151,10 +180,28 @@ impl Run<'_> {
         let idle = matches!(fault, Global::CutIdle { .. } | Global::Freeze { .. });
         let end = Instant::now();
         lock(&self.windows).push(Window { name: fault.name(), begin, served, end, idle, writes_only, for_all: true });
-        if let Global::FailOver { ending: Ending::Kill9 | Ending::StopFast, .. } = fault {
+        if matches!(fault, Global::FailOver { .. } | Global::MissedCommits { .. }) {
             pair.rebuild().await;
         }
         Ok(())
+    }
+
+    /// Keeps all COMMITs on their way, if so told, until most workers wait for one.
+    async fn pile_up(&self, piled: bool) -> Option<Injected> {
+        if !piled {
+            return None;
+        }
+        let kept = Kind::Delay { least: PILED + UNNOTICED, most: 2 * PILED };
+        let kept = Fault::new(Message::Commit, Point::BeforeRequest, kept).times(u64::MAX);
+        let kept = self.stage.proxy.inject(kept);
+        tokio::time::sleep(PILED).await;
+        Some(kept)
+    }
+
+    /// The proxy finds out that its writer is gone.
+    async fn notice(&self) {
+        tokio::time::sleep(UNNOTICED).await;
+        self.stage.proxy.clear_backend();
     }
 
     /// Stops this process, workers and emulator and all. What was idle has no excuse for an unknown outcome, however long its

@@ -8,6 +8,8 @@ use rds_proxy_pool::emulator::{Existing, Fault, Kind, Message, Point};
 use crate::kernel::{Kernel, Network};
 use crate::support::servers::pair::Ending;
 
+/// Between two faults that everybody meets.
+const BREATH: Duration = Duration::from_millis(150);
 /// Of so many faults one is a failover of the pair.
 const PER_FAILOVER: u64 = 100;
 /// Of so many faults one concerns everybody.
@@ -25,6 +27,8 @@ pub(crate) struct Local {
     pub(crate) message: Message,
     pub(crate) point: Point,
     pub(crate) kind: Kind,
+    /// In place of all that: a lock on the server holds a COMMIT for so long, and its client is cut off meanwhile.
+    pub(crate) held: Option<Duration>,
 }
 
 /// A fault that everybody meets.
@@ -52,6 +56,12 @@ pub(crate) enum Global {
     SlowLink { latency: Duration, lasts: Duration },
     /// This process is stopped, with calls under way or without, and its connections suffer meanwhile.
     Stopped { lasts: Duration, idle: bool, network: Network },
+    /// The primary is killed and started again; `piled` with all COMMITs kept on their way before.
+    Restart { noticed: bool, piled: bool },
+    /// One process of the primary is killed, and the primary ends all others and recovers.
+    Crash { piled: bool },
+    /// As [`FailOver`](Self::FailOver), of a standby that has not got what was committed last; nobody was told of that.
+    MissedCommits { lasts: Duration },
     /// The kernel drops all packets.
     DroppedPackets { lasts: Duration },
 }
@@ -80,6 +90,9 @@ impl Global {
             Global::Stopped { network: Network::Reset, .. } => "stopped_busy_and_reset",
             Global::Stopped { .. } => "stopped_busy_and_dropped",
             Global::DroppedPackets { .. } => "dropped_packets",
+            Global::Restart { .. } => "kill9_and_restart",
+            Global::Crash { .. } => "kill9_of_a_backend",
+            Global::MissedCommits { .. } => "promoted_without_the_last_commits",
         }
     }
 }
@@ -89,6 +102,8 @@ impl Global {
 pub(crate) struct Plan {
     pub(crate) local: VecDeque<Local>,
     pub(crate) global: Vec<Global>,
+    /// Between two of the faults that everybody meets: time to recover, and to work.
+    pub(crate) breath: Duration,
 }
 
 impl Plan {
@@ -113,7 +128,7 @@ impl Plan {
             global.push(Global::SlowLink { latency, lasts: outage(&mut random) });
         }
         let local = (global.len() as u64..faults).map(|_| local(&mut random)).collect();
-        Plan { local, global }
+        Plan { local, global, breath: BREATH }
     }
 
     pub(crate) fn faults(&self) -> u64 {
@@ -153,7 +168,7 @@ fn local(random: &mut fastrand::Rng) -> Local {
         93..96 => Kind::StopReading,
         _ => Kind::NeverAnswer,
     };
-    Local { message, point, kind }
+    Local { message, point, kind, held: None }
 }
 
 fn anything(random: &mut fastrand::Rng) -> Global {
@@ -195,7 +210,7 @@ fn move_or_stay(random: &mut fastrand::Rng) -> Existing {
     if random.bool() { Existing::Move } else { Existing::Stay }
 }
 
-fn failover(number: u64, random: &mut fastrand::Rng) -> Global {
+pub(crate) fn failover(number: u64, random: &mut fastrand::Rng) -> Global {
     let ending = if number.is_multiple_of(2) { Ending::Kill9 } else { Ending::StopFast };
     let existing = *random.choice(&[Existing::Move, Existing::Drop, Existing::Terminate]).unwrap_or(&Existing::Move);
     Global::FailOver { ending, existing, noticed: random.bool() }

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::Report;
 use crate::check::Findings;
 
 /// A call may come so long after its deadline.
-const LATE: Duration = Duration::from_millis(50);
+pub(crate) const LATE: Duration = Duration::from_millis(50);
 
 /// All runs together.
-pub(crate) struct Report {
+pub(crate) struct Statements {
     pub(crate) seed: u64,
     /// What cannot be done on this machine.
     pub(crate) skipped: Vec<&'static str>,
@@ -28,9 +29,12 @@ pub(crate) struct Verdict {
     pub(crate) took: Duration,
 }
 
-impl Report {
-    /// What is wrong, in words.
-    pub(crate) fn complaints(&self) -> Vec<String> {
+impl Report for Statements {
+    fn culprits(&self) -> &[String] {
+        &self.ours.findings.culprits
+    }
+
+    fn complaints(&self) -> Vec<String> {
         let Findings { lost, doubled, falsely_failed, stale_reads, unknown, unknown_explained, .. } =
             self.ours.findings;
         let Findings { errors_of_reads, errors_of_idempotent_writes, .. } = self.ours.findings;
@@ -59,7 +63,7 @@ impl Report {
         complaints
     }
 
-    pub(crate) fn to_json(&self) -> String {
+    fn to_json(&self) -> String {
         let controls: serde_json::Map<String, Value> = self
             .controls
             .iter()
@@ -111,7 +115,7 @@ impl Report {
         all.to_string()
     }
 
-    pub(crate) fn print_table(&self) {
+    fn print_table(&self) {
         let Findings { recovery, waiting, late, .. } = &self.ours.findings;
         let names = ["this crate", "sqlx::Pool", "retry everything", "blind overwrite"];
         println!("{:34}{}", "", names.map(|name| format!("{name:>18}")).concat());
@@ -178,11 +182,11 @@ impl Findings {
     }
 }
 
-fn percentile(sorted: &[Duration], percent: usize) -> f64 {
+pub(crate) fn percentile(sorted: &[Duration], percent: usize) -> f64 {
     let at = sorted.len().saturating_sub(1) * percent / 100;
     sorted.get(at).copied().map(millis).unwrap_or_default()
 }
 
-fn millis(duration: Duration) -> f64 {
+pub(crate) fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e4).round() / 10.0
 }

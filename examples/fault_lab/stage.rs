@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use aws_credential_types::Credentials;
 use rds_proxy_pool::clock::AdjustableClock;
 use rds_proxy_pool::emulator::{AccessKey, Backend, Existing, RdsProxyEmulator};
-use rds_proxy_pool::{ProxyConfig, ProxyPool};
+use rds_proxy_pool::{CommitMarkers, ProxyConfig, ProxyPool};
+use rustix::process::{Pid, Signal, kill_process};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::RwLock;
@@ -136,7 +137,7 @@ impl Stage {
     }
 
     /// This crate's pools, one for a few workers.
-    pub(crate) fn our_clients(&self, workers: usize) -> Outcome<Vec<Client>> {
+    pub(crate) fn our_clients(&self, workers: usize, markers: &CommitMarkers) -> Outcome<Vec<Client>> {
         let config = || {
             ProxyConfig::builder()
                 .endpoint(format!("{}:{}", self.proxy.host(), self.proxy.port()))
@@ -148,6 +149,7 @@ impl Stage {
                 .max_connections(PER_POOL)
                 .max_idle(PER_POOL)
                 .connect_timeout(CONNECT_TIMEOUT)
+                .commit_markers(markers.clone())
                 .clock(self.clock.clone())
                 .build()
         };
@@ -184,6 +186,17 @@ impl Stage {
         self.proxy.cut_all().await;
         let nobody = "SELECT count(*) = 0 FROM pg_stat_activity WHERE usename = 'app'";
         self.pair.primary().wait_until(nobody).await;
+    }
+
+    /// Kills one of the primary's processes that serves a client, as the kernel does when memory is short; false where
+    /// there is none.
+    pub(crate) async fn kill_a_process(&self) -> Outcome<bool> {
+        let mut superuser = self.pair.primary().connect().await?;
+        let any = "SELECT pid FROM pg_stat_activity WHERE usename = 'app' ORDER BY random() LIMIT 1";
+        let pid: Option<i32> = sqlx::query_scalar(any).fetch_optional(&mut superuser).await?;
+        let pid = pid.and_then(Pid::from_raw);
+        // One that has ended meanwhile is none.
+        Ok(pid.is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok()))
     }
 
     pub(crate) fn lead_to_the_primary(&self, existing: Existing) {

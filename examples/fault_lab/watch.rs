@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use rds_proxy_pool::emulator::{Event, Events, Kind, Message, RdsProxyEmulator};
+use rds_proxy_pool::emulator::{Event, Events, Kind, Message, RdsProxyEmulator, SessionId};
 
 const TAG: &str = "/* worker ";
 
@@ -24,6 +24,8 @@ struct Seen {
     events: Events,
     /// Whether a statement of the worker's present call has arrived whole.
     received: Vec<bool>,
+    /// On which session the worker's last statement came.
+    sessions: Vec<Option<SessionId>>,
     strikes: BTreeMap<&'static str, u64>,
     logins_struck: u64,
     /// When somebody's login was struck, and whether it met with silence or with an answer that took its time.
@@ -37,6 +39,7 @@ impl Watch {
         Watch(Mutex::new(Seen {
             events: proxy.events(),
             received: vec![false; workers],
+            sessions: vec![None; workers],
             strikes: BTreeMap::new(),
             logins_struck: 0,
             logins: Vec::new(),
@@ -51,6 +54,11 @@ impl Watch {
     /// Whether the emulator received the statement of the call that ends.
     pub(crate) fn call_ends(&self, worker: usize) -> bool {
         self.up_to_date().received[worker]
+    }
+
+    /// The session of the worker's last statement.
+    pub(crate) fn session(&self, worker: usize) -> Option<SessionId> {
+        self.up_to_date().sessions[worker]
     }
 
     /// Strikes by kind.
@@ -74,9 +82,10 @@ impl Watch {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(event) = seen.events.try_next() {
             match event {
-                Event::Statement { sql, .. } => {
-                    if let Some(received) = worker_of(&sql).and_then(|worker| seen.received.get_mut(worker)) {
-                        *received = true;
+                Event::Statement { sql, session } => {
+                    if let Some(worker) = worker_of(&sql).filter(|worker| *worker < seen.received.len()) {
+                        seen.received[worker] = true;
+                        seen.sessions[worker] = Some(session);
                     }
                 }
                 Event::Struck(strike) => {
@@ -113,6 +122,7 @@ fn name(kind: Kind) -> &'static str {
         Kind::NeverAnswer => "never_answer",
         Kind::Delay { .. } => "delay",
         Kind::Drip { .. } => "drip",
+        Kind::Late { .. } => "late",
         Kind::UnknownIssuer => "certificate_of_unknown_issuer",
         Kind::OtherHost => "certificate_of_other_host",
         _ => "other",

@@ -118,17 +118,21 @@ impl Run<'_> {
 }
 
 impl Record {
-    /// How long after its deadline it ended, less what the process was late at that time.
+    /// How long after its deadline it ended.
     pub(crate) fn late(&self, lags: &[(Instant, Duration)]) -> Duration {
-        let mut due = self.start + DEADLINE;
-        let mut lags = &lags[lags.partition_point(|(at, _)| *at < due)..];
-        // It did not run at the deadline.
-        if let Some(((at, lag), others)) = lags.split_first()
-            && *at - *lag <= due
-        {
-            (due, lags) = (*at, others);
-        }
-        let lag = lags.iter().take_while(|(at, lag)| *at - *lag <= self.end).map(|(_, lag)| *lag).max();
-        self.end.saturating_duration_since(due).saturating_sub(lag.unwrap_or_default())
+        late(self.start + DEADLINE, self.end, lags)
     }
+}
+
+/// How long after the moment it was `due` at it ended, less what the process was late at that time.
+pub(crate) fn late(mut due: Instant, end: Instant, lags: &[(Instant, Duration)]) -> Duration {
+    let mut lags = &lags[lags.partition_point(|(at, _)| *at < due)..];
+    // It did not run when it was due.
+    if let Some(((at, lag), others)) = lags.split_first()
+        && *at - *lag <= due
+    {
+        (due, lags) = (*at, others);
+    }
+    let lag = lags.iter().take_while(|(at, lag)| *at - *lag <= end).map(|(_, lag)| *lag).max();
+    end.saturating_duration_since(due).saturating_sub(lag.unwrap_or_default())
 }
