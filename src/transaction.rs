@@ -126,8 +126,11 @@ impl<DB: Engine> Pool<DB> {
         let table = self.marker_table().filter(|_| !read_only && row.is_none());
         let mut retry = None;
         let mut last: Option<Failure> = None;
+        let mut distrusts = false;
         for made in 1.. {
-            let mut connection = match self.checkout(budget, now.take(), &|| Fence::Request).await {
+            // What is idle may be like the one on which it failed.
+            let fence = if distrusts { Fence::AlwaysProbe } else { Fence::Request };
+            let mut connection = match self.checkout(budget, now.take(), &|| fence).await {
                 Ok(connection) => connection,
                 // That the time is up says less than why an opening failed before.
                 Err(error) => {
@@ -157,6 +160,7 @@ impl<DB: Engine> Pool<DB> {
             drop(connection);
             // A session that was silent after a gap; where the time is up, there is no next attempt.
             let reaction = if kind == ErrorKind::Deadline { Reaction::Reconnect } else { reaction };
+            distrusts |= reaction == Reaction::Reconnect;
             // Nothing of the user's was sent with it.
             let failed = Failed { outcome: Outcome::NotExecuted, reaction, repeat: Repeat::Harmless, made };
             let Some(resume) = self.retry_at(&mut retry, failed, Some(budget.acquire_until)) else {
