@@ -74,7 +74,7 @@ impl<DB: Engine> Pool<DB> {
                 Err(Asked::Failed(failure)) => failure,
             };
             let Verdict { kind, reaction, code, .. } = *failure.verdict();
-            // It was silent for half of the time that was left: another connection may do better in the rest.
+            // Silence is not the last word of a server that another connection may reach.
             let reaction = if kind == ErrorKind::Deadline { Reaction::Reconnect } else { reaction };
             let failed = Failed { outcome: Outcome::NotExecuted, reaction, repeat: Repeat::Harmless, made };
             let Some(resume) = self.retry_at(&mut retry, failed, Some(until)) else {
@@ -95,7 +95,8 @@ impl<DB: Engine> Pool<DB> {
         let answer = {
             let mut fence = pin!(live.drive(self.clock(), bounds, |connection| DB::fence(connection, table, key)));
             loop {
-                let patience = PATIENCE.min(self.half_of_the_rest(budget));
+                // So early that the end of the session can still be the answer to this question.
+                let patience = PATIENCE.min(self.half_of_the_rest(budget) / 2);
                 let patience = self.clock().sleep_until(self.clock().monotonic() + patience);
                 match select(fence.as_mut(), patience).await {
                     Either::Left((answer, _)) => break answer,

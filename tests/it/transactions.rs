@@ -6,6 +6,9 @@ mod leaks;
 mod once;
 mod resolved;
 
+use std::time::Duration;
+
+use rds_proxy_pool::emulator::Injected;
 use rds_proxy_pool::{CommitMarkers, ProxyPool};
 
 use crate::support::world::World;
@@ -30,4 +33,15 @@ async fn markers(pool: &ProxyPool) -> (i64, i64) {
     let count =
         "SELECT count(*) FILTER (WHERE state = 'C'), count(*) FILTER (WHERE state = 'A') FROM rds_proxy_pool_outcome";
     sqlx::query_as(count).fetch_one(pool).await.unwrap()
+}
+
+/// Once the fault has struck, lets so much time pass that a peer whose silence is borne for as long is given up.
+async fn wait_out(world: &World, mut injected: Injected, silence: Duration) {
+    injected.struck().await;
+    let step = Duration::from_millis(400);
+    // In small steps: a large one is taken for a freeze.
+    for _ in 0..=silence.as_millis() / step.as_millis() {
+        world.clock.advance(step);
+        tokio::task::yield_now().await;
+    }
 }

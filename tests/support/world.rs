@@ -69,6 +69,11 @@ impl World {
         Some(Self::before(database, Some(standby)))
     }
 
+    /// In front of a server of the test's own.
+    pub async fn in_front_of(server: &Postgres) -> World {
+        Self::before(server.database().await, None)
+    }
+
     fn before(database: Database, standby: Option<Backend>) -> World {
         let clock = AdjustableClock::new();
         let (key, secret, session) = Self::keys();
@@ -257,7 +262,8 @@ impl World {
         connection
     }
 
-    async fn wait_until(&self, sql: &'static str) {
+    /// Completes when this is so, asked by a superuser who calls itself `the test`.
+    pub async fn wait_until(&self, sql: &'static str) {
         let mut connection = self.superuser().await;
         let condition = || sqlx::query_scalar::<_, bool>(sql);
         while !condition().fetch_one(&mut connection).await.expect("the server answers") {

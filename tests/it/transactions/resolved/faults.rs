@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use rds_proxy_pool::emulator::{Fault, Injected, Kind, Message, Point};
+use rds_proxy_pool::emulator::{Fault, Kind, Message, Point};
 use rds_proxy_pool::{ErrorKind, Outcome, ProxyPool};
 use sqlx::AssertSqlSafe;
 
-use super::super::{marked_pool, markers, written};
+use super::super::{marked_pool, markers, wait_out, written};
 use super::told;
 use crate::support::world::World;
 
@@ -26,17 +26,6 @@ const KINDS: [Kind; 9] = [
     Kind::Delay { least: DELAY, most: DELAY },
     Kind::Drip { bytes: 16, every: Duration::from_millis(1) },
 ];
-
-/// Lets time pass, once the fault has struck, until a silent peer is given up, and little more.
-async fn wait_out(world: &World, mut injected: Injected) {
-    injected.struck().await;
-    let step = Duration::from_millis(400);
-    // Half of the deadline. In small steps: a large one is taken for a freeze.
-    for _ in 0..=(DEADLINE / 2).as_millis() / step.as_millis() {
-        world.clock.advance(step);
-        tokio::task::yield_now().await;
-    }
-}
 
 async fn put(pool: &ProxyPool, n: i64) -> Result<(), sqlx::Error> {
     // A new text each time, so that it is prepared.
@@ -71,7 +60,7 @@ async fn each_fault_at_each_point_of_a_write_leaves_its_effect_once_and_is_told_
                     let goes_on = matches!(kind, Kind::Drip { .. });
                     let silence = async {
                         if !goes_on {
-                            wait_out(&world, injected).await;
+                            wait_out(&world, injected, DEADLINE / 2).await;
                         }
                     };
                     let (result, ()) = futures::join!(work, silence);
