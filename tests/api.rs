@@ -48,7 +48,7 @@ fn futures_can_be_spawned(pool: ProxyPool) {
         let mut connection = pool.acquire().await?;
         sqlx::query("SELECT $1").bind(&borrowed).execute(&mut connection).await?;
         connection.lend();
-        let handle = pool.by(SystemTime::now()).idempotent();
+        let handle = pool.by(SystemTime::now()).idempotent().resolved();
         sqlx::query_scalar::<_, String>("SELECT $1").bind(&borrowed).fetch_one(&handle).await
     });
     tokio::spawn(async move { sqlx::query("SELECT 1").execute(&pool).await });

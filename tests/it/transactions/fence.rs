@@ -200,7 +200,7 @@ async fn a_holder_is_ended_after_patience() {
     let pool = marked_pool(&world).await;
     let (transaction, key) = begun(&pool, 1).await;
     let asking = tokio::spawn({
-        let pool = pool.by(Duration::from_secs(20));
+        let pool = pool.by(Duration::from_secs(60));
         async move { pool.resolve(key).await }
     });
     world.wait_until(FENCE_WAITS).await;
@@ -208,7 +208,8 @@ async fn a_holder_is_ended_after_patience() {
     world.wait_until(FENCE_WAITS).await;
     assert!(!asking.is_finished(), "it has had 1.5 s");
     world.clock.advance(Duration::from_millis(500));
-    assert_eq!(asking.await.unwrap().unwrap(), Resolved::RolledBack);
+    let answer = tokio::time::timeout(Duration::from_secs(5), asking).await.expect("it has had 2 s");
+    assert_eq!(answer.unwrap().unwrap(), Resolved::RolledBack);
     world.wait_until(NOTHING_OPEN).await;
     let error = transaction.commit().await.unwrap_err();
     assert_eq!(error.outcome(), Outcome::RolledBack, "{error:?}");

@@ -240,6 +240,8 @@ async fn a_write_dropped_in_flight_closes_its_connection_and_warns_once_with_its
     // It is still running and has left no marker: whoever asks now decides.
     assert_eq!(pool.resolve(key.parse().unwrap()).await.unwrap(), Resolved::RolledBack);
     drop(held);
-    world.only_open(1).await;
+    let ended = "SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = current_database() AND \
+                 pid <> pg_backend_pid() AND state = 'active' AND query LIKE '%INTO written%'";
+    world.wait_until(ended).await;
     assert_eq!(written(&pool).await, Vec::<i64>::new());
 }
