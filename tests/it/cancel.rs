@@ -200,7 +200,7 @@ async fn a_held_connection_whose_query_was_dropped_answers_its_holder_and_is_the
 async fn the_error_of_a_statement_that_was_dropped_is_not_taken_for_the_next_one_s() {
     let Some(world) = World::start().await else { return };
     let pool = world.pool();
-    let failing = || sqlx::query("SELECT 1 / length(pg_sleep(0.02)::text)");
+    let failing = || sqlx::query("SELECT 1 / length(pg_sleep(0.1)::text)");
     let mut connection = pool.acquire().await.unwrap();
     // Prepared, so that it is the answer to its execution that is dropped.
     failing().execute(&mut connection).await.unwrap_err();
@@ -219,7 +219,9 @@ async fn the_error_of_a_statement_that_was_dropped_is_not_taken_for_the_next_one
     assert_eq!(pool.status().open, 0);
 
     let mut transaction = pool.begin().await.unwrap();
-    assert!(polled(1, sqlx::raw_sql("SELECT 1 / 0").execute(&mut transaction)).await.is_none());
+    assert!(
+        polled(1, sqlx::raw_sql("SELECT 1 / length(pg_sleep(0.1)::text)").execute(&mut transaction)).await.is_none()
+    );
     let error = transaction.commit().await.unwrap_err();
     assert_eq!((error.code(), error.outcome()), ("commit.aborted", Outcome::RolledBack));
 }
