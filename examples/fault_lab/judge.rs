@@ -7,7 +7,7 @@ use rds_proxy_pool::Resolved;
 use sqlx::{Connection, PgConnection};
 
 use crate::Outcome;
-use crate::bank::{CENTS, DEADLINE, MARKERS};
+use crate::bank::{CENTS, DEADLINE, MARKERS, Way};
 use crate::client::{Class, Client};
 use crate::commits::Deed;
 use crate::stage::{Stage, Window};
@@ -184,7 +184,7 @@ impl Findings {
         if class == Class::NotApplied {
             self.not_applied += 1;
             self.falsely_failed += usize::from(times > 0);
-            if !deed.met_anything(windows) {
+            if !deed.met_anything(windows) && !deed.is_refused_by_hand() {
                 self.failed_without_need += 1;
                 wrong.push("failed for no reason");
             }
@@ -231,6 +231,12 @@ impl Deed {
     fn met_anything(&self, windows: &[Window]) -> bool {
         let under_way = |window: &Window| self.start < window.end + AFTER && window.begin < self.end;
         self.met.is_some() || windows.iter().any(under_way)
+    }
+
+    /// Deadlocks are resolved at the cost of one of two, and who ends his transaction himself has to run it again himself.
+    fn is_refused_by_hand(&self) -> bool {
+        let by_the_server = self.told.error.as_ref().is_some_and(|error| error.code.starts_with("sqlstate"));
+        self.op.way == Way::ByHand && by_the_server
     }
 
     fn described(&self, times: i64, windows: &[Window]) -> String {
