@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sqlx_core::error::Error as SqlxError;
@@ -30,7 +31,10 @@ pub struct Tx<DB: Engine> {
 }
 
 /// Where a transaction waits for its end once the closure is done with it.
-struct Home<DB: Engine>(Mutex<Option<Box<ProxyTransaction<DB>>>>);
+struct Home<DB: Engine> {
+    transaction: Mutex<Option<Box<ProxyTransaction<DB>>>>,
+    lent: AtomicBool,
+}
 
 const HELD: &str = "a Tx holds its transaction until it is dropped";
 
@@ -155,8 +159,8 @@ where
     Fut: Future<Output = Result<T, E>>,
     E: From<SqlxError>,
 {
-    // All attempts together spend from one budget.
-    let budget = pool.budget();
+    // All attempts together spend from one budget. Without a deadline each may wait as long as the first.
+    let mut budget = pool.budget();
     let pool = pool.within(&budget);
     let mut retry = None;
     let mut last = None;
@@ -172,18 +176,24 @@ where
                 return Err(last.map_or_else(|| E::from(error.into()), |(last, _)| last));
             }
         };
-        let home = Arc::new(Home(Mutex::new(None)));
+        let home = Arc::new(Home { transaction: Mutex::new(None), lent: AtomicBool::new(false) });
         let result = work(Tx { transaction: Some(Box::new(transaction)), home: Arc::clone(&home) }).await;
-        let Some(transaction) = home.take() else { return Err(E::from(escaped().into())) };
+        let lent = home.lent.load(Ordering::Relaxed);
+        let Some(transaction) = home.take() else { return Err(E::from(escaped(lent).into())) };
         let (error, outcome, reaction) = match Box::pin(end(transaction, &manner, result, &budget)).await {
             Ok(value) => return Ok(value),
             Err(ended) => ended,
         };
-        let failed = Failed { outcome, reaction, repeat: manner.repeat(), made };
+        let repeat = manner.repeat();
+        let repeat = if lent && repeat == Repeat::Harmless { Repeat::IfUndone } else { repeat };
+        let failed = Failed { outcome, reaction, repeat, made };
         let Some(resume) = pool.retry_at(&mut retry, failed, budget.until) else { return Err(error) };
         tracing::info!(attempt = made, %outcome, "running a transaction again");
         last = Some((error, outcome));
         pool.clock().sleep_until(resume).await;
+        if budget.until.is_none() {
+            budget = Budget { started: budget.started, ..pool.budget() };
+        }
     }
     unreachable!("the loop returns")
 }
@@ -195,6 +205,9 @@ async fn end<DB: Engine, T, E: From<SqlxError>>(
     result: Result<T, E>,
     budget: &Budget,
 ) -> Result<T, (E, Outcome, Reaction)> {
+    if result.is_ok() {
+        transaction.undo_failed().await;
+    }
     // What was lent may have been ended by its borrower, whatever became of the connection since.
     let undone = if transaction.is_lent() { Outcome::Unknown } else { Outcome::RolledBack };
     match (result, transaction.failed()) {
@@ -236,11 +249,11 @@ async fn roll_back<DB: Engine>(transaction: ProxyTransaction<DB>, verdict: &Verd
     }
 }
 
-fn escaped() -> Error {
+fn escaped(lent: bool) -> Error {
     let message = "the closure of a transaction ended and its Tx did not: it was not committed";
     let error = Error::new(ErrorKind::Usage, "transaction.escaped", message).phase_of(Phase::Commit);
     error
-        .outcome_of(Outcome::RolledBack)
+        .outcome_of(if lent { Outcome::Unknown } else { Outcome::RolledBack })
         .hint_of("do not keep the Tx, or move it into a task that outlives the closure")
 }
 
@@ -274,8 +287,9 @@ impl<DB: Engine> Tx<DB> {
     /// Hands out the driver's connection, for `COPY` and helpers that demand it.
     ///
     /// What is done with it is out of sight: this attempt is not run again, whatever happens, and a commit in doubt stays
-    /// [`Unknown`](crate::Outcome::Unknown). Do not end the transaction here.
+    /// [`Unknown`](crate::Outcome::Unknown). Do not end the transaction here, and end savepoints before.
     pub fn lend(&mut self) -> &mut DB::Connection {
+        self.home.lent.store(true, Ordering::Relaxed);
         self.transaction().lend()
     }
 
@@ -288,13 +302,13 @@ impl<DB: Engine> Tx<DB> {
 
 impl<DB: Engine> Home<DB> {
     fn take(&self) -> Option<Box<ProxyTransaction<DB>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.transaction.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
 impl<DB: Engine> Drop for Tx<DB> {
     fn drop(&mut self) {
-        *self.home.0.lock().unwrap_or_else(PoisonError::into_inner) = self.transaction.take();
+        *self.home.transaction.lock().unwrap_or_else(PoisonError::into_inner) = self.transaction.take();
     }
 }
 

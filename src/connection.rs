@@ -13,7 +13,6 @@ use crate::engine::{Answer, Call, Engine};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{Outcome, Phase, Reaction, Resolved, Verdict};
 use crate::pool::{Condition, Live, Pool, Slot, Trouble};
-use crate::statement::TransactionEffect;
 
 /// A database connection that goes back to its pool when dropped.
 ///
@@ -92,9 +91,14 @@ impl<DB: Engine> ProxyConnection<DB> {
         self.live().failed()
     }
 
-    /// What failed since the savepoint is undone.
-    pub(crate) fn returned_to_savepoint(&mut self) {
-        self.live().split().1.note_answered(TransactionEffect::ReturnsToSavepoint);
+    /// What failed since the savepoint is undone; this had failed before.
+    pub(crate) fn returned_to_savepoint(&mut self, before: Option<Verdict>) {
+        self.live().split().1.returned_to_savepoint(before);
+    }
+
+    /// Whether the transaction was said to be undone.
+    pub(crate) fn was_given_up(&mut self) -> bool {
+        self.live().was_given_up()
     }
 
     pub(crate) fn is_lent(&mut self) -> bool {
@@ -291,6 +295,7 @@ impl Failure {
             },
         };
         let verdict = if verdict.outcome == Outcome::Unknown && condition.ends_undone() {
+            condition.give_up();
             Verdict { outcome: Outcome::RolledBack, keep: false, hint: Some(UNDONE), ..verdict }
         } else {
             verdict
@@ -338,7 +343,9 @@ impl Failure {
             (Trouble::TimedOut | Trouble::Unreachable, Phase::Begin) => {
                 Verdict { outcome: Outcome::NotExecuted, hint: None, ..verdict }
             }
-            (Trouble::TimedOut | Trouble::Unreachable, Phase::Commit) => Verdict { code: "commit.unknown", ..verdict },
+            (Trouble::TimedOut | Trouble::Unreachable, Phase::Commit) if verdict.outcome == Outcome::Unknown => {
+                Verdict { code: "commit.unknown", ..verdict }
+            }
             (_, Phase::Rollback) => Verdict { outcome: Outcome::RolledBack, hint: None, ..verdict },
             _ => verdict,
         }

@@ -58,10 +58,7 @@ pub trait Driver: Database<Arguments: Clone + Arguments + 'static, Statement: Cl
 
     /// The statement that commits, in words that fail when the transaction is aborted, and where it is in doubt whether
     /// one is open, when none is.
-    fn commit_sql(in_doubt: bool) -> &'static str;
-
-    /// How many statements of [`commit_sql`](Self::commit_sql) the server answers when it has committed.
-    const COMMIT_ANSWERS: usize;
+    fn commit_sql(in_doubt: bool) -> [&'static str; 2];
 
     /// The statement that leaves a commit marker in a transaction; it fails where the key is taken.
     fn marker_sql(table: &str, key: OutcomeKey) -> String;

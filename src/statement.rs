@@ -47,7 +47,10 @@ pub(crate) fn transaction_effect(sql: &str) -> TransactionEffect {
     if is(first, "begin") || is(first, "start") {
         TransactionEffect::Opens
     } else if ENDINGS.iter().any(|ending| is(first, ending)) {
-        let rest: Vec<_> = words.collect();
+        // What a comment says does not count.
+        let mut rest = single;
+        let next = |_| Some(next_word(&mut rest)).filter(|word| !word.is_empty());
+        let rest: Vec<_> = (0..).map_while(next).skip(1).collect();
         let has = |wanted: &str| rest.iter().any(|word| is(word, wanted));
         if has("prepared") {
             TransactionEffect::None
@@ -77,6 +80,15 @@ pub(crate) fn may_leave_part(sql: &str) -> bool {
     single.contains(';')
         || commits_inside.iter().any(|word| first.eq_ignore_ascii_case(word))
         || words.any(|word| word.eq_ignore_ascii_case("concurrently"))
+}
+
+/// The word that comes next, behind blanks and comments; empty where something else comes.
+pub(crate) fn next_word<'a>(rest: &mut &'a str) -> &'a str {
+    let sql = skip_blanks(rest);
+    let end = sql.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(sql.len());
+    let (word, after) = sql.split_at(end);
+    *rest = after;
+    word
 }
 
 /// The text after leading white space, comments and empty statements.
@@ -131,6 +143,10 @@ mod tests {
             ("rollback to a", ReturnsToSavepoint),
             ("commit and no chain", Ends),
             ("COMMIT AND CHAIN", Unsure),
+            ("COMMIT /* from here to there, prepared */", Ends),
+            ("end -- up to here", Ends),
+            ("rollback /* , */ work to a", ReturnsToSavepoint),
+            ("COMMIT/**/AND/**/CHAIN", Unsure),
             ("ROLLBACK PREPARED 'x'", None),
             ("PREPARE TRANSACTION 'x'", Ends),
             ("PREPARE x AS SELECT 1", None),

@@ -24,6 +24,7 @@ use crate::retry::{Failed, Repeat};
 #[cfg(test)]
 pub(crate) use commit::{Committed, commit};
 pub(crate) use commit::{NotCommitted, Unheard};
+use savepoint::Dropped;
 pub use savepoint::Savepoint;
 
 /// An open transaction: ended by [`commit`](ProxyTransaction::commit) or [`rollback`](ProxyTransaction::rollback).
@@ -49,10 +50,12 @@ pub struct ProxyTransaction<DB: Engine> {
     open: bool,
     /// Names its commit marker, if it has left one.
     key: Option<OutcomeKey>,
-    /// Savepoints that are open.
-    depth: u32,
+    /// How many savepoints there have been: each has a name of its own.
+    savepoints: u32,
     /// The outermost of those that were dropped and are still to be returned to.
-    dropped: Option<u32>,
+    dropped: Option<Dropped>,
+    /// The connection was lent while there was one.
+    torn: bool,
 }
 
 impl<DB: Engine> Pool<DB> {
@@ -145,7 +148,8 @@ impl<DB: Engine> Pool<DB> {
             let failure = match self.send_opening(&mut connection, &begin_sql, first, row, budget).await {
                 Ok(None) => {
                     connection.begun();
-                    let transaction = ProxyTransaction { connection, open: true, key, depth: 0, dropped: None };
+                    let transaction =
+                        ProxyTransaction { connection, open: true, key, savepoints: 0, dropped: None, torn: false };
                     return Ok(Opened::Open(transaction));
                 }
                 Ok(Some(stored)) => return Ok(Opened::Done(stored)),
@@ -154,7 +158,8 @@ impl<DB: Engine> Pool<DB> {
             let Verdict { kind, reaction, code, .. } = *failure.verdict();
             // Of two statements the first may have succeeded, and then a transaction is open that nobody knows of. Where the
             // proxy had no database connection to give, neither did.
-            if (key.is_some() || row.is_some()) && kind != ErrorKind::Throttled {
+            let two = key.is_some() || row.is_some();
+            if two && (kind != ErrorKind::Throttled || self.config().split_messages()) {
                 connection.spoil();
             }
             drop(connection);
@@ -254,8 +259,10 @@ impl<DB: Engine> ProxyTransaction<DB> {
     /// Hands out the driver's connection, for `COPY` and helpers that demand it.
     ///
     /// What is done with it is out of sight: a commit in doubt stays in doubt, marker or not, since a statement sent here may
-    /// have ended the transaction. Do not end it here.
+    /// have ended the transaction. Do not end it here. End savepoints before: with one that was dropped and not yet undone,
+    /// the commit fails (`savepoint.pending`).
     pub fn lend(&mut self) -> &mut DB::Connection {
+        self.torn |= self.dropped.is_some();
         self.connection.lend()
     }
 

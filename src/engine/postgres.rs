@@ -177,13 +177,11 @@ impl Driver for Postgres {
         forbidden::forbidden_in_closure(sql)
     }
 
-    fn commit_sql(in_doubt: bool) -> &'static str {
+    fn commit_sql(in_doubt: bool) -> [&'static str; 2] {
         // In an aborted transaction COMMIT alone is answered with success and rolls back, and outside of one it is as well:
         // the SELECT fails in the one, and the SAVEPOINT in both.
-        if in_doubt { "SAVEPOINT before_commit; COMMIT" } else { "SELECT 1; COMMIT" }
+        [if in_doubt { "SAVEPOINT before_commit" } else { "SELECT 1" }, "COMMIT"]
     }
-
-    const COMMIT_ANSWERS: usize = 2;
 
     fn probe(connection: &mut PgConnection) -> Answer<'_, Probe> {
         Box::pin(async move {

@@ -10,7 +10,7 @@ use tokio::runtime;
 use crate::attend::{Bounds, Ended, attend};
 use crate::clock::{Clock, Gap, Reading};
 use crate::engine::{Answer, Engine, Probe};
-use crate::outcome::Verdict;
+use crate::outcome::{Outcome, Verdict};
 use crate::pool::slots::Open;
 use crate::socket::{DriverSocket, Look};
 use crate::statement::TransactionEffect;
@@ -36,7 +36,19 @@ pub(crate) struct Condition {
     spoiled: bool,
     /// A statement opened a transaction and none has ended it.
     in_transaction: bool,
-    /// A transaction was opened by us, not by a statement of the user's.
+    ours: Ours,
+    /// The driver's connection was handed out: only the server can tell what state it is in.
+    lent: bool,
+    /// It was idle for long enough to have been lost, and has not answered since.
+    unproven: bool,
+    /// Something may have travelled on it since it was last put aside.
+    used: bool,
+}
+
+/// What is known of a transaction that was opened by us, not by a statement of the user's.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ours {
+    /// It is open, and we have not begun to end it.
     begun: bool,
     /// The first failure in it that nothing has undone.
     failed: Option<Verdict>,
@@ -44,12 +56,8 @@ pub(crate) struct Condition {
     ended: bool,
     /// A text was sent that may have ended it.
     may_have_ended: bool,
-    /// The driver's connection was handed out: only the server can tell what state it is in.
-    lent: bool,
-    /// It was idle for long enough to have been lost, and has not answered since.
-    unproven: bool,
-    /// Something may have travelled on it since it was last put aside.
-    used: bool,
+    /// It was said to be undone, as it will be with its connection.
+    given_up: bool,
 }
 
 /// Why a statement has no answer.
@@ -111,9 +119,9 @@ impl Condition {
         match effect {
             TransactionEffect::None | TransactionEffect::ReturnsToSavepoint => {}
             TransactionEffect::Opens => self.in_transaction = true,
-            TransactionEffect::Ends => self.ended = true,
-            TransactionEffect::MayEnd => self.may_have_ended = true,
-            TransactionEffect::Unsure => (self.spoiled, self.may_have_ended) = (true, true),
+            TransactionEffect::Ends => self.ours.ended = true,
+            TransactionEffect::MayEnd => self.ours.may_have_ended = true,
+            TransactionEffect::Unsure => (self.spoiled, self.ours.may_have_ended) = (true, true),
         }
     }
 
@@ -121,20 +129,34 @@ impl Condition {
     pub(crate) fn note_answered(&mut self, effect: TransactionEffect) {
         match effect {
             TransactionEffect::Ends => self.in_transaction = false,
-            TransactionEffect::ReturnsToSavepoint => self.failed = None,
+            // The server takes no savepoint after a failure of its own. One it was not told of may be older than this.
+            TransactionEffect::ReturnsToSavepoint => {
+                self.ours.failed = self.ours.failed.filter(|failed| failed.outcome == Outcome::NotSent);
+            }
             _ => {}
         }
     }
 
+    /// What failed since a savepoint is undone; this had failed before.
+    pub(crate) fn returned_to_savepoint(&mut self, before: Option<Verdict>) {
+        self.ours.failed = before;
+    }
+
     pub(crate) fn heed(&mut self, verdict: &Verdict) {
         self.spoiled |= !verdict.keep;
-        self.failed = self.failed.or(Some(*verdict));
+        self.ours.failed = self.ours.failed.or(Some(*verdict));
+    }
+
+    /// The transaction is said to be undone: from now on it must not be committed.
+    pub(crate) fn give_up(&mut self) {
+        self.ours.given_up = true;
     }
 
     /// Whether nothing of a statement can stay if this connection is closed now: it is in a transaction of which nobody has
     /// sent the end.
     pub(crate) fn ends_undone(&self) -> bool {
-        self.begun && !(self.ended || self.may_have_ended || self.lent)
+        let Ours { begun, ended, may_have_ended, .. } = self.ours;
+        begun && !(ended || may_have_ended || self.lent)
     }
 
     /// Sorts out how a wait for the driver ended; a future that was not dropped leaves nothing in flight.
@@ -183,8 +205,10 @@ impl<DB: Engine> Live<DB> {
         self.runtime == other.runtime
     }
 
-    /// Notes when it was used last. One that nothing travelled on has been idle all along, whoever held it.
+    /// Notes when it was used last. One that nothing travelled on has been idle all along, whoever held it. What is known
+    /// of a transaction is not about what comes next.
     pub(crate) fn released(&mut self, clock: &dyn Clock) {
+        self.condition.ours = Ours::default();
         if mem::take(&mut self.condition.used) {
             self.last_used = clock.now();
         }
@@ -280,27 +304,32 @@ impl<DB: Engine> Live<DB> {
 
     /// A transaction was opened by us, not by a statement of the user's.
     pub(crate) fn begun(&mut self) {
-        self.condition = Condition { begun: true, failed: None, ended: false, may_have_ended: false, ..self.condition };
+        self.condition.ours = Ours { begun: true, ..Ours::default() };
     }
 
     /// It is about to be ended by us: what fails from now on may have been done.
     pub(crate) fn ending(&mut self) {
-        self.condition.begun = false;
+        self.condition.ours.begun = false;
     }
 
     /// The first failure in the transaction that nothing has undone.
     pub(crate) fn failed(&self) -> Option<Verdict> {
-        self.condition.failed
+        self.condition.ours.failed
     }
 
     /// Whether a statement of the user's has ended what was begun.
     pub(crate) fn was_ended(&self) -> bool {
-        self.condition.ended
+        self.condition.ours.ended
     }
 
     /// Whether only the server can tell that.
     pub(crate) fn may_have_ended(&self) -> bool {
-        self.condition.may_have_ended
+        self.condition.ours.may_have_ended
+    }
+
+    /// Whether it was said to be undone.
+    pub(crate) fn was_given_up(&self) -> bool {
+        self.condition.ours.given_up
     }
 
     pub(crate) fn lend(&mut self) -> &mut DB::Connection {

@@ -95,7 +95,7 @@ impl<DB: Engine> Pool<DB> {
         let answer = {
             let mut fence = pin!(live.drive(self.clock(), bounds, |connection| DB::fence(connection, table, key)));
             loop {
-                // So early that the end of the session can still be the answer to this question.
+                // Before the fence gives up, so that it sees what came of it.
                 let patience = PATIENCE.min(self.half_of_the_rest(budget) / 2);
                 let patience = self.clock().sleep_until(self.clock().monotonic() + patience);
                 match select(fence.as_mut(), patience).await {

@@ -1,6 +1,7 @@
 //! The end of a transaction, and what is done when its answer is lost.
 
 use futures_util::TryStreamExt;
+use sqlx_core::error::Error as SqlxError;
 use sqlx_core::sql_str::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use super::{ProxyTransaction, simple};
@@ -27,11 +28,17 @@ pub(crate) fn commit<DB: Engine>(
     in_doubt: bool,
     before: Option<String>,
 ) -> Answer<'_, Committed> {
-    let commit = DB::commit_sql(in_doubt);
-    let (sql, expected): (SqlStr, _) = match before {
-        None => (commit.into_sql_str(), DB::COMMIT_ANSWERS),
-        Some(before) => (AssertSqlSafe(format!("{before}; {commit}")).into_sql_str(), DB::COMMIT_ANSWERS + 1),
-    };
+    let statements = DB::commit_sql(in_doubt);
+    let commit = statements.join("; ");
+    match before {
+        None => send::<DB>(connection, commit, statements.len()),
+        Some(before) => send::<DB>(connection, format!("{before}; {commit}"), statements.len() + 1),
+    }
+}
+
+/// Sends a text whose last statement is the COMMIT.
+fn send<DB: Engine>(connection: &mut DB::Connection, sql: String, statements: usize) -> Answer<'_, Committed> {
+    let sql: SqlStr = AssertSqlSafe(sql).into_sql_str();
     Box::pin(async move {
         let mut answers = DB::fetch_many(connection, Call::capture(sql));
         let mut answered = 0;
@@ -39,7 +46,7 @@ pub(crate) fn commit<DB: Engine>(
             match answers.try_next().await {
                 Ok(Some(answer)) => answered += usize::from(answer.is_left()),
                 Ok(None) => return Ok(Committed { connection_lost: false }),
-                Err(_) if answered >= expected => return Ok(Committed { connection_lost: true }),
+                Err(_) if answered >= statements => return Ok(Committed { connection_lost: true }),
                 Err(error) => return Err(error),
             }
         }
@@ -86,16 +93,12 @@ impl<DB: Engine> ProxyTransaction<DB> {
     /// With a statement `before` the COMMIT, whose loss is found out about by running everything again.
     pub(crate) async fn finish(mut self, budget: &Budget, mut before: Option<String>) -> Result<(), NotCommitted> {
         let is_repeated = before.is_some();
+        self.may_be_committed()?;
         self.return_to_dropped().await.map_err(|failure| {
-            let error = self.connection.pool().effort(failure.into_error(Phase::Commit), budget, 1);
-            NotCommitted { error, outcome: Outcome::RolledBack, reaction: Reaction::Surface }
+            let Verdict { outcome, reaction, .. } = *failure.verdict();
+            let error = self.connection.pool().effort(failure.into_error(Phase::Statement), budget, 1);
+            NotCommitted { error, outcome, reaction }
         })?;
-        if self.connection.was_ended() {
-            let Verdict { kind, code, outcome, hint, .. } = COMMIT_ENDED;
-            let message = "a statement sent in the transaction had ended it already";
-            let error = Error::new(kind, code, message).phase_of(Phase::Commit).outcome_of(outcome);
-            return Err(error.hint_of(hint.unwrap_or_default()).into());
-        }
         if let Some(statement) = before.take_if(|_| self.connection.pool().config().split_messages()) {
             self.step(statement).await.map_err(|failure| {
                 let Verdict { outcome, reaction, .. } = *failure.verdict();
@@ -103,16 +106,20 @@ impl<DB: Engine> ProxyTransaction<DB> {
                 NotCommitted { error, outcome, reaction }
             })?;
         }
-        let in_doubt = self.connection.may_have_ended();
-        let key = self.key.filter(|_| !in_doubt && !self.connection.is_lent());
+        let in_doubt = self.connection.may_have_ended() || self.connection.is_lent();
+        let key = self.key.filter(|_| !in_doubt);
         self.connection.catch_up(budget.until).await;
-        self.connection.ending();
         // Where it can be found out what became of it, silence is not waited for until there is no time left to ask.
         let pool = self.connection.pool().clone();
         let may_ask = is_repeated || key.is_some();
         let bounds = if may_ask { pool.leaving_time_to_ask(budget) } else { budget.until.into() };
+        let checked = if pool.config().split_messages() { self.check(bounds, in_doubt).await } else { Ok(()) };
+        self.connection.ending();
         let unheard = Unheard::new(self.key);
-        let result = self.send_commit(bounds, in_doubt, before).await;
+        let result = match checked {
+            Ok(()) => self.send_commit(bounds, in_doubt, before).await,
+            Err(failure) => Err(failure),
+        };
         let result = match result {
             Err(failure)
                 if failure.verdict().outcome == Outcome::Unknown && failure.verdict().code != COMMIT_ENDED.code =>
@@ -154,7 +161,46 @@ impl<DB: Engine> ProxyTransaction<DB> {
         in_doubt: bool,
         before: Option<String>,
     ) -> Result<Committed, Failure> {
-        self.connection.drive(bounds, DB::judge_commit, |live| commit::<DB>(live, in_doubt, before)).await
+        let split = self.connection.pool().config().split_messages();
+        let [_, last] = DB::commit_sql(in_doubt);
+        let commit = self.connection.drive(bounds, DB::judge_commit, |live| match split {
+            true => send::<DB>(live, last.to_owned(), 1),
+            false => commit::<DB>(live, in_doubt, before),
+        });
+        commit.await
+    }
+
+    /// Asks by itself what otherwise travels with COMMIT: without its answer that is not sent.
+    async fn check(&mut self, bounds: Bounds, in_doubt: bool) -> Result<(), Failure> {
+        let [check, _] = DB::commit_sql(in_doubt);
+        let access = self.connection.pool().config().access();
+        let judge = |error: &SqlxError| match DB::judge_commit(error) {
+            Verdict { code: "commit.unknown", .. } => DB::judge_statement(error, access),
+            verdict => verdict,
+        };
+        self.connection.drive(bounds, judge, |live| simple::<DB>(live, check.to_owned())).await
+    }
+
+    /// What forbids the commit without a question.
+    fn may_be_committed(&mut self) -> Result<(), Error> {
+        let refused = |kind, code, message| Error::new(kind, code, message).phase_of(Phase::Commit);
+        if self.torn {
+            let message = "the connection was lent while a savepoint that had been dropped was still to be undone";
+            let error = refused(ErrorKind::Usage, "savepoint.pending", message).outcome_of(Outcome::Unknown);
+            return Err(
+                error.hint_of("end a savepoint with rollback() before lend(): what was done there would go with it")
+            );
+        }
+        if self.connection.was_ended() {
+            let Verdict { kind, code, outcome, hint, .. } = COMMIT_ENDED;
+            let error = refused(kind, code, "a statement sent in the transaction had ended it already");
+            return Err(error.outcome_of(outcome).hint_of(hint.unwrap_or_default()));
+        }
+        if self.connection.was_given_up() {
+            let message = "a statement of the transaction was given up, and with it the transaction";
+            return Err(refused(ErrorKind::Lost, "commit.aborted", message).outcome_of(Outcome::RolledBack));
+        }
+        Ok(())
     }
 
     /// Undoes everything done in the transaction and keeps the connection. What a COMMIT among your own statements has made

@@ -8,7 +8,7 @@ use super::{ProxyTransaction, allow, simple};
 use crate::connection::{Failure, ProxyConnection};
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::outcome::Phase;
+use crate::outcome::{Outcome, Phase, Verdict};
 
 /// A part of a transaction that can be undone by itself: ended by [`release`](Savepoint::release) or
 /// [`rollback`](Savepoint::rollback).
@@ -32,9 +32,20 @@ use crate::outcome::Phase;
 pub struct Savepoint<'t, DB: Engine> {
     transaction: &'t mut ProxyTransaction<DB>,
     number: u32,
+    /// What had failed in the transaction before: that is not undone with it.
+    failed_before: Option<Verdict>,
     open: bool,
     /// In a closure, where some texts are refused.
     in_closure: bool,
+}
+
+/// A savepoint that is to be undone before the next statement.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dropped {
+    number: u32,
+    failed_before: Option<Verdict>,
+    /// The server was asked to, and nobody has waited for its answer.
+    asked: bool,
 }
 
 impl<DB: Engine> ProxyTransaction<DB> {
@@ -47,24 +58,42 @@ impl<DB: Engine> ProxyTransaction<DB> {
     /// Dropping the future forbids nothing: the savepoint is never returned to.
     pub async fn savepoint(&mut self) -> Result<Savepoint<'_, DB>, Error> {
         self.return_to_dropped().await.map_err(|failure| self.told(failure))?;
-        let number = self.depth + 1;
+        self.savepoints += 1;
+        let number = self.savepoints;
         self.step(format!("SAVEPOINT proxy_{number}")).await.map_err(|failure| self.told(failure))?;
-        self.depth = number;
-        Ok(Savepoint { transaction: self, number, open: true, in_closure: false })
+        let failed_before = self.connection.failed();
+        Ok(Savepoint { transaction: self, number, failed_before, open: true, in_closure: false })
     }
 
     /// What was done since this savepoint is to be undone before the next statement.
-    fn forget(&mut self, number: u32) {
-        self.dropped = Some(self.dropped.map_or(number, |other| other.min(number)));
+    fn forget(&mut self, number: u32, failed_before: Option<Verdict>) {
+        let dropped = Dropped { number, failed_before, asked: false };
+        self.dropped = Some(self.dropped.filter(|other| other.number < number).unwrap_or(dropped));
+    }
+
+    /// Undoes what failed in a savepoint that was dropped last, so that it does not forbid the commit.
+    pub(crate) async fn undo_failed(&mut self) {
+        if self.dropped.is_some() && self.connection.failed().is_some_and(|verdict| verdict.keep) {
+            // What fails here has failed before the commit.
+            let _ = self.return_to_dropped().await;
+        }
     }
 
     /// Undoes what was done since a savepoint that was dropped.
     pub(crate) async fn return_to_dropped(&mut self) -> Result<(), Failure> {
-        let Some(number) = self.dropped else { return Ok(()) };
-        self.step(back_to(number)).await?;
-        self.connection.returned_to_savepoint();
+        let Some(dropped) = self.dropped else { return Ok(()) };
+        let until = self.connection.pool().budget().until;
+        self.connection.catch_up(until).await;
+        // From here to the request nothing is awaited. Who asks a second time would be told that there is no such savepoint.
+        self.dropped = Some(Dropped { asked: true, ..dropped });
+        let request = if dropped.asked { "SELECT 1".to_owned() } else { back_to(dropped.number) };
+        if let Err(failure) = self.step(request).await {
+            let unsent = failure.verdict().outcome == Outcome::NotSent;
+            self.dropped = Some(Dropped { asked: dropped.asked && unsent, ..dropped });
+            return Err(failure);
+        }
+        self.connection.returned_to_savepoint(dropped.failed_before);
         self.dropped = None;
-        self.depth = number - 1;
         Ok(())
     }
 
@@ -100,13 +129,13 @@ impl<DB: Engine> Savepoint<'_, DB> {
     /// As any statement of the transaction: where one had failed since, it cannot be kept.
     ///
     /// # Cancel safety
-    /// Dropping the future undoes what was done since, before the next statement.
+    /// Dropping the future undoes what was done since, before the next statement; where the server has kept it by then, that
+    /// statement fails and the transaction cannot be committed.
     pub async fn release(mut self) -> Result<(), Error> {
         self.transaction.return_to_dropped().await.map_err(|failure| self.transaction.told(failure))?;
         let release = format!("RELEASE SAVEPOINT proxy_{}", self.number);
         self.transaction.step(release).await.map_err(|failure| self.transaction.told(failure))?;
         self.open = false;
-        self.transaction.depth = self.number - 1;
         Ok(())
     }
 
@@ -119,7 +148,7 @@ impl<DB: Engine> Savepoint<'_, DB> {
     /// Dropping the future has the same effect, before the next statement.
     pub async fn rollback(mut self) -> Result<(), Error> {
         self.open = false;
-        self.transaction.forget(self.number);
+        self.transaction.forget(self.number, self.failed_before);
         self.transaction.return_to_dropped().await.map_err(|failure| self.transaction.told(failure))
     }
 
@@ -150,7 +179,7 @@ impl<DB: Engine> Savepoint<'_, DB> {
 impl<DB: Engine> Drop for Savepoint<'_, DB> {
     fn drop(&mut self) {
         if self.open {
-            self.transaction.forget(self.number);
+            self.transaction.forget(self.number, self.failed_before);
         }
     }
 }

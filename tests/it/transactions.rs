@@ -1,5 +1,6 @@
 //! Transactions as closures: when they run again, and what their commit markers tell.
 
+mod attacks;
 mod closures;
 mod fence;
 mod leaks;

@@ -4,8 +4,8 @@
 
 use sqlparser::tokenizer::Token;
 
-use super::lexis::{ends_alike, is_one_of, next_word, tokens, without_outer_semicolons};
-use crate::statement::skip_blanks;
+use super::lexis::{ends_alike, is_one_of, tokens, without_outer_semicolons};
+use crate::statement::{next_word, skip_blanks};
 
 /// Words that begin a statement which opens or ends a transaction.
 const CONTROL: &[&str] = &["abort", "begin", "commit", "end", "prepare", "rollback", "start"];
@@ -28,6 +28,9 @@ pub(super) fn forbidden_in_closure(sql: &str) -> Option<&'static str> {
         Some("rollback") if is(second, "prepared") => Some("ROLLBACK PREPARED"),
         Some("rollback") if !is_rollback_to_savepoint(sql) => Some("ROLLBACK of the whole transaction"),
         Some("start") => Some("START TRANSACTION"),
+        _ if ["set", "reset"].iter().any(|word| is(word, first)) && may_make_writable(sql) => {
+            Some("SET TRANSACTION READ WRITE")
+        }
         _ => None,
     };
     rule.or_else(|| may_be_several(sql).then_some("several statements in one text"))
@@ -59,6 +62,15 @@ pub(super) fn unfit_for_transaction(sql: &str) -> Option<&'static str> {
         _ if builds && concurrent() => Some("what is built CONCURRENTLY"),
         _ => None,
     }
+}
+
+/// Whether a `SET` may undo that a transaction is read-only, which the closure is run again for.
+fn may_make_writable(sql: &str) -> bool {
+    let Some(tokens) = tokens(sql) else { return true };
+    let names = |name: &str| {
+        tokens.iter().any(|token| matches!(token, Token::Word(word) if word.value.eq_ignore_ascii_case(name)))
+    };
+    names("transaction_read_only") || (names("transaction") && names("write"))
 }
 
 /// Whether the text, if it is a single statement, rolls back to a savepoint.

@@ -8,8 +8,6 @@ use std::any::{Any, TypeId};
 use sqlparser::dialect::{Dialect, PostgreSqlDialect};
 use sqlparser::tokenizer::{Token, Tokenizer, Word};
 
-use crate::statement::skip_blanks;
-
 /// The words of a text without the blanks between them, or `None` where a server may see others.
 pub(super) fn tokens(sql: &str) -> Option<Vec<Token>> {
     let mut tokens = Tokenizer::new(&Lexis, sql).tokenize().ok()?;
@@ -61,15 +59,6 @@ pub(super) fn without_outer_semicolons(tokens: &[Token]) -> &[Token] {
     let begin = tokens.iter().position(is_word).unwrap_or(tokens.len());
     let end = tokens.iter().rposition(is_word).map_or(begin, |last| last + 1);
     &tokens[begin..end]
-}
-
-/// The word that comes next, behind blanks and comments; empty where something else comes.
-pub(super) fn next_word<'a>(rest: &mut &'a str) -> &'a str {
-    let sql = skip_blanks(rest);
-    let end = sql.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(sql.len());
-    let (word, after) = sql.split_at(end);
-    *rest = after;
-    word
 }
 
 /// Whether it is one of these unquoted words, which are in lower case.

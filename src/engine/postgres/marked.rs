@@ -6,8 +6,9 @@
 
 use sqlparser::tokenizer::Token;
 
-use super::lexis::{ends_alike, is_one_of, next_word, tokens, without_outer_semicolons};
+use super::lexis::{ends_alike, is_one_of, tokens, without_outer_semicolons};
 use crate::key::OutcomeKey;
+use crate::statement::next_word;
 
 /// The words a write begins with.
 const WRITES: &[&str] = &["delete", "insert", "merge", "update"];

@@ -58,6 +58,8 @@ pub(super) fn fence<'c>(connection: &'c mut PgConnection, table: &str, key: Outc
     })
 }
 
+/// Only who has inserted the key is waited for by its number: who has locked the table, or waits to, is not meant.
+///
 /// Whoever waits for a synchronous standby has committed already as far as this server is concerned, and would say so if it
 /// were ended, whether the standby has it or not: it is left alone.
 pub(super) fn end_holder(connection: &mut PgConnection, key: OutcomeKey) -> Answer<'_, ()> {
@@ -65,7 +67,7 @@ pub(super) fn end_holder(connection: &mut PgConnection, key: OutcomeKey) -> Answ
         "SELECT pg_catalog.pg_terminate_backend(holder.pid) FROM pg_catalog.pg_stat_activity AS fence \
          CROSS JOIN LATERAL pg_catalog.unnest(pg_catalog.pg_blocking_pids(fence.pid)) AS blocking (pid) \
          JOIN pg_catalog.pg_stat_activity AS holder ON holder.pid = blocking.pid \
-         WHERE fence.pid <> pg_catalog.pg_backend_pid() AND fence.state = 'active' AND fence.wait_event_type = 'Lock' \
+         WHERE fence.pid <> pg_catalog.pg_backend_pid() AND fence.state = 'active' AND fence.wait_event IN ('transactionid', 'spectoken') \
          AND pg_catalog.strpos(fence.query, '''{key}'', ''A''') > 0 AND holder.wait_event IS DISTINCT FROM 'SyncRep'"
     );
     Box::pin(async move { connection.execute(raw_sql(AssertSqlSafe(sql))).await.map(drop) })
