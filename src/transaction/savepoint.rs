@@ -81,16 +81,26 @@ impl<DB: Engine> ProxyTransaction<DB> {
 
     /// Undoes what was done since a savepoint that was dropped.
     pub(crate) async fn return_to_dropped(&mut self) -> Result<(), Failure> {
-        let Some(dropped) = self.dropped else { return Ok(()) };
+        let Some(mut dropped) = self.dropped else { return Ok(()) };
         let until = self.connection.pool().budget().until;
         self.connection.catch_up(until).await;
-        // From here to the request nothing is awaited. Who asks a second time would be told that there is no such savepoint.
-        self.dropped = Some(Dropped { asked: true, ..dropped });
-        let request = if dropped.asked { "SELECT 1".to_owned() } else { back_to(dropped.number) };
-        if let Err(failure) = self.step(request).await {
-            let unsent = failure.verdict().outcome == Outcome::NotSent;
-            self.dropped = Some(Dropped { asked: dropped.asked && unsent, ..dropped });
-            return Err(failure);
+        // Who asks a second time is told that there is no such savepoint. The request was sent with the first poll, unless an
+        // error was still to be read to its end: then the transaction is as aborted as before.
+        if dropped.asked {
+            match self.step("SELECT 1".to_owned()).await {
+                Ok(()) => {}
+                Err(failure) if failure.verdict().keep && failure.verdict().outcome == Outcome::NotExecuted => {
+                    dropped.asked = false;
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        if !dropped.asked {
+            self.dropped = Some(Dropped { asked: true, ..dropped });
+            if let Err(failure) = self.step(back_to(dropped.number)).await {
+                self.dropped = Some(dropped);
+                return Err(failure);
+            }
         }
         self.connection.returned_to_savepoint(dropped.failed_before);
         self.dropped = None;
