@@ -260,7 +260,7 @@ impl<DB: Engine> ProxyTransaction<DB> {
     ///
     /// What is done with it is out of sight: a commit in doubt stays in doubt, marker or not, since a statement sent here may
     /// have ended the transaction. Do not end it here. End savepoints before: with one that was dropped and not yet undone,
-    /// the commit fails (`savepoint.pending`).
+    /// the commit fails (`transaction.savepoint`).
     pub fn lend(&mut self) -> &mut DB::Connection {
         self.torn |= self.dropped.is_some();
         self.connection.lend()

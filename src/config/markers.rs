@@ -44,6 +44,9 @@ impl CommitMarkers {
     }
 
     /// In this table, `name` or `schema.name`, of lower-case letters, digits and underscores.
+    ///
+    /// Name the schema where sessions differ in their `search_path`: in another table of the same name a marker is not found,
+    /// and what is committed is taken for undone.
     pub fn table(name: impl Into<String>) -> Self {
         CommitMarkers { table: Some(name.into()), ..CommitMarkers::off() }
     }

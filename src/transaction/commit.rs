@@ -186,7 +186,7 @@ impl<DB: Engine> ProxyTransaction<DB> {
         let refused = |kind, code, message| Error::new(kind, code, message).phase_of(Phase::Commit);
         if self.torn {
             let message = "the connection was lent while a savepoint that had been dropped was still to be undone";
-            let error = refused(ErrorKind::Usage, "savepoint.pending", message).outcome_of(Outcome::Unknown);
+            let error = refused(ErrorKind::Usage, "transaction.savepoint", message).outcome_of(Outcome::Unknown);
             return Err(
                 error.hint_of("end a savepoint with rollback() before lend(): what was done there would go with it")
             );

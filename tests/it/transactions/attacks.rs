@@ -132,7 +132,7 @@ async fn what_a_borrower_does_is_not_undone_with_a_savepoint_that_was_dropped_be
         })
         .await
         .unwrap_err();
-    assert_eq!(ours(&error).0, "savepoint.pending");
+    assert_eq!(ours(&error).0, "transaction.savepoint");
     assert_eq!(written(&pool).await, Vec::<i64>::new());
 }
 
