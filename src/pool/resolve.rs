@@ -25,10 +25,11 @@ const LONGEST: Duration = Duration::from_secs(10);
 impl<DB: Engine> Pool<DB> {
     /// Finds out what became of the transaction with this key: afterwards it is certain, and stays so.
     ///
-    /// A transaction that is still under way is waited for, and after 2 s, or a quarter of the time left, its session is ended; one that was not committed
-    /// can never be committed afterwards, wherever its COMMIT is still on its way. Ask as often as you like: the answer is
-    /// the same. It takes a new connection, one more than [`max_connections`](crate::ProxyConfig::max_connections) if need
-    /// be, and a second one while it ends a session. Without a known deadline it takes 10 s at most.
+    /// A transaction that is still under way is waited for, and after 2 s, or a quarter of the time left, its session is
+    /// ended; one that was not committed can never be committed afterwards, wherever its COMMIT is still on its way. Ask as
+    /// often as you like: the answer is the same. It takes a new connection, one more than
+    /// [`max_connections`](crate::ProxyConfig::max_connections) if need be, and a second one while it ends a session. Without
+    /// a known deadline it takes 10 s at most.
     ///
     /// # Errors
     /// Outcome [`Unknown`](crate::Outcome::Unknown) and the key in each: `commit.unknown` where the time was up first,

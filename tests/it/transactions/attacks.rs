@@ -292,3 +292,19 @@ async fn a_fence_with_little_time_ends_the_session_it_waits_for_too() {
     transaction.commit().await.unwrap_err();
     assert_eq!(written(&pool).await, Vec::<i64>::new());
 }
+
+#[tokio::test]
+async fn many_who_ask_while_the_transaction_is_open_agree_and_leave_no_connection_too_many() {
+    let Some(world) = World::start().await else { return };
+    let pool = marked_pool(&world).await;
+    let mut transaction = pool.begin().await.unwrap();
+    sqlx::query(INSERT).bind(1_i64).execute(&mut transaction).await.unwrap();
+    let key = transaction.outcome_key().expect("markers are on");
+    let asking = pool.by(Duration::from_secs(10));
+    let answers = futures::future::join_all((0..8).map(|_| asking.resolve(key))).await;
+    assert!(answers.iter().all(|answer| matches!(answer, Ok(Resolved::RolledBack))), "{answers:?}");
+    transaction.commit().await.unwrap_err();
+    let status = pool.status();
+    assert!(status.open <= status.max_connections && status.open == status.idle, "{status:?}");
+    assert_eq!((written(&pool).await, markers(&pool).await), (vec![], (0, 1)));
+}
