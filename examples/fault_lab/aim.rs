@@ -89,6 +89,10 @@ impl<'r> Aim<'r> {
         &self.tag
     }
 
+    pub(crate) fn is_at_a_parse(&self) -> bool {
+        self.fault.is_some_and(|fault| fault.message == Message::Parse)
+    }
+
     /// All statements have been sent but the last.
     pub(crate) async fn at_the_commit<T>(&self, tx: &mut T) -> Result<(), sqlx::Error>
     where

@@ -93,21 +93,29 @@ impl Op {
         let Op { number, worker, .. } = *self;
         let (tag, key) = (aim.tag(), key.map(|key| key.to_string()));
         let text = |sql: &str| AssertSqlSafe(format!("{sql} {tag}"));
+        // A statement that was prepared once is not prepared again.
+        let kept = !aim.is_at_a_parse();
         match self.work {
             Work::Transfer { source, target, cents } => {
                 for (account, cents) in [(source, -cents), (target, cents)] {
                     let change = text("UPDATE account SET cents = cents + $2 WHERE id = $1");
-                    sqlx::query(change).bind(account).bind(cents).execute(&mut *tx).await?;
+                    sqlx::query(change).persistent(kept).bind(account).bind(cents).execute(&mut *tx).await?;
                 }
                 let book = "INSERT INTO transfer (op, source, target, cents, key) VALUES ($1, $2, $3, $4, $5::uuid)";
-                let book = sqlx::query(text(book)).bind(number).bind(source).bind(target).bind(cents).bind(key);
+                let book = sqlx::query(text(book))
+                    .persistent(kept)
+                    .bind(number)
+                    .bind(source)
+                    .bind(target)
+                    .bind(cents)
+                    .bind(key);
                 book.execute(&mut *tx).await?;
             }
             Work::Append { list } => {
                 let grow = text("UPDATE list SET length = length + 1 WHERE id = $1 RETURNING length");
-                let position: i64 = sqlx::query_scalar(grow).bind(list).fetch_one(&mut *tx).await?;
+                let position: i64 = sqlx::query_scalar(grow).persistent(kept).bind(list).fetch_one(&mut *tx).await?;
                 let append = "INSERT INTO element (list, position, worker, op, key) VALUES ($1, $2, $3, $4, $5::uuid)";
-                let append = sqlx::query(text(append)).bind(list).bind(position).bind(worker as i64);
+                let append = sqlx::query(text(append)).persistent(kept).bind(list).bind(position).bind(worker as i64);
                 append.bind(number).bind(key).execute(&mut *tx).await?;
             }
         }
