@@ -128,11 +128,10 @@ impl<DB: Engine> Pool<DB> {
         let begin_sql = DB::begin_sql(TransactionOptions { read_only, ..options });
         let table = self.marker_table().filter(|_| !read_only && row.is_none());
         let mut retry = None;
+        // Those that are idle may be like one that was of no use.
+        let mut fence = Fence::Request;
         let mut last: Option<Failure> = None;
-        let mut distrusts = false;
         for made in 1.. {
-            // What is idle may be like the one on which it failed.
-            let fence = if distrusts { Fence::AlwaysProbe } else { Fence::Request };
             let mut connection = match self.checkout(budget, now.take(), &|| fence).await {
                 Ok(connection) => connection,
                 // That the time is up says less than why an opening failed before.
@@ -165,12 +164,14 @@ impl<DB: Engine> Pool<DB> {
             drop(connection);
             // A session that was silent after a gap; where the time is up, there is no next attempt.
             let reaction = if kind == ErrorKind::Deadline { Reaction::Reconnect } else { reaction };
-            distrusts |= reaction == Reaction::Reconnect;
             // Nothing of the user's was sent with it.
             let failed = Failed { outcome: Outcome::NotExecuted, reaction, repeat: Repeat::Harmless, made };
             let Some(resume) = self.retry_at(&mut retry, failed, Some(budget.acquire_until)) else {
                 return Err(self.effort(failure.into_error(Phase::Begin), budget, made));
             };
+            if reaction == Reaction::Reconnect {
+                fence = Fence::AlwaysProbe;
+            }
             tracing::info!(attempt = made, code, "opening the transaction again");
             last = Some(failure);
             self.clock().sleep_until(resume).await;

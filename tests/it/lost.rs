@@ -121,7 +121,7 @@ async fn a_backend_that_is_terminated_in_a_transaction_loses_it_and_the_error_sa
     let error = sqlx::query("SELECT 1").execute(&mut transaction).await.unwrap_err();
     assert_eq!(Error::find(&error).expect("ours").kind(), ErrorKind::Lost, "{error:?}");
     let error = transaction.commit().await.unwrap_err();
-    assert_eq!((error.code(), error.outcome()), ("commit.unknown", Outcome::Unknown));
+    assert_eq!((error.code(), error.outcome()), ("commit.aborted", Outcome::RolledBack), "no COMMIT was sent");
     assert_eq!(pool.status().open, 0);
 }
 

@@ -59,7 +59,7 @@ async fn once_costs_the_round_trips_of_a_plain_transaction_and_a_redelivery_two(
     let Some(world) = World::start().await else { return };
     let pool = with_tables(world.pool()).await;
     let split = ProxyPool::new(world.config().split_messages(true).build().unwrap()).unwrap();
-    for (pool, ids, expected) in [(&pool, ["a", "b"], [4, 2]), (&split, ["c", "d"], [6, 4])] {
+    for (pool, ids, expected) in [(&pool, ["a", "b"], [4, 2]), (&split, ["c", "d"], [7, 4])] {
         let mut costs = [0; 3];
         for (cost, id) in costs.iter_mut().zip([ids[0], ids[1], ids[1]]) {
             let before = world.round_trips();
