@@ -92,9 +92,9 @@ impl Op {
     {
         let Op { number, worker, .. } = *self;
         let (tag, key) = (aim.tag(), key.map(|key| key.to_string()));
-        let text = |sql: &str| AssertSqlSafe(format!("{sql} {tag}"));
         // A statement that was prepared once is not prepared again.
-        let kept = !aim.is_at_a_parse();
+        let (anew, kept) = if aim.is_at_a_parse() { ("/* anew */ ", false) } else { ("", true) };
+        let text = |sql: &str| AssertSqlSafe(format!("{sql} {anew}{tag}"));
         match self.work {
             Work::Transfer { source, target, cents } => {
                 for (account, cents) in [(source, -cents), (target, cents)] {
