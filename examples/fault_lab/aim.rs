@@ -17,6 +17,9 @@ use crate::watch::tag;
 /// Until the server is at work on a COMMIT that the emulator has passed on.
 const UNDER_WAY: Duration = Duration::from_millis(20);
 
+/// Between two looks at the emulator's log.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// The fault of one call.
 pub(crate) struct Aim<'r> {
     run: &'r Run<'r>,
@@ -28,6 +31,7 @@ pub(crate) struct Aim<'r> {
     /// Told on which session the COMMIT comes that a lock is going to hold; taken with the first attempt.
     commit: Mutex<Option<oneshot::Sender<SessionId>>>,
     aimed: Mutex<bool>,
+    struck: Mutex<Option<Instant>>,
 }
 
 /// A lock on the server that will hold a COMMIT.
@@ -62,6 +66,7 @@ impl<'r> Aim<'r> {
             injected: Mutex::default(),
             commit: Mutex::default(),
             aimed: Mutex::default(),
+            struck: Mutex::default(),
         };
         let Some(fault) = fault else { return (aim, None) };
         if let Some(lasts) = fault.held {
@@ -115,6 +120,21 @@ impl<'r> Aim<'r> {
         Ok(())
     }
 
+    /// Looks again and again whether the fault has struck: the emulator forgets that after some thousands of events.
+    pub(crate) async fn watch(&self) -> std::convert::Infallible {
+        loop {
+            self.look();
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn look(&self) {
+        let strike = lock(&self.injected).as_mut().and_then(|injected| injected.struck().now_or_never());
+        if strike.is_some() {
+            lock(&self.struck).get_or_insert_with(Instant::now);
+        }
+    }
+
     /// The call has its answer: nothing more is aimed at.
     pub(crate) fn over(&self) {
         drop(lock(&self.commit).take());
@@ -123,9 +143,9 @@ impl<'r> Aim<'r> {
     /// What came of it; a fault that met nobody is put back.
     pub(crate) fn met(self, held: Option<Instant>) -> Option<Met> {
         let fault = self.fault?;
-        let mut injected = self.injected.into_inner().ok().flatten();
-        let struck = injected.as_mut().and_then(|injected| injected.struck().now_or_never());
-        let at = held.or(struck.map(|_| Instant::now()));
+        self.look();
+        let at = held.or(*lock(&self.struck));
+        let injected = self.injected.into_inner().ok().flatten();
         match at {
             Some(_) => drop(self.run.local_struck.fetch_add(1, Ordering::Relaxed)),
             None => {

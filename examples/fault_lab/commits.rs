@@ -96,7 +96,10 @@ impl Run<'_> {
             let (aim, holder) = Aim::take(self, worker, op.number, fault).await;
             let start = Instant::now();
             let call = async {
-                let told = client.transact(op, &aim).await;
+                let told = tokio::select! {
+                    told = client.transact(op, &aim) => told,
+                    never = aim.watch() => match never {},
+                };
                 let end = Instant::now();
                 aim.over();
                 (told, end)
