@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sqlx_core::error::Error as SqlxError;
 
-use crate::connection::ProxyConnection;
 use crate::deadline::Budget;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind};
@@ -16,7 +15,7 @@ use crate::options::TransactionOptions;
 use crate::outcome::{Outcome, Phase, Reaction, Verdict};
 use crate::pool::Pool;
 use crate::retry::{Failed, Repeat};
-use crate::transaction::{NotCommitted, Opened, ProxyTransaction, Savepoint, allow};
+use crate::transaction::{NotCommitted, Opened, ProxyTransaction, Savepoint};
 
 /// The transaction that a closure works in; it ends with the closure.
 ///
@@ -166,7 +165,7 @@ where
     let mut last = None;
     for made in 1.. {
         let transaction = match Box::pin(manner.open(&pool, &budget)).await {
-            Ok(Opened::Open(transaction)) => transaction,
+            Ok(Opened::Open(transaction)) => transaction.in_closure(),
             Ok(Opened::Done(done)) => return manner.found(done).map_err(|error| E::from(error.into())),
             // That the time is up says less than what made it necessary to try again, and nothing else says more than that
             // an attempt may have been committed.
@@ -180,7 +179,7 @@ where
         let result = work(Tx { transaction: Some(Box::new(transaction)), home: Arc::clone(&home) }).await;
         let lent = home.lent.load(Ordering::Relaxed);
         let Some(transaction) = home.take() else { return Err(E::from(escaped(lent).into())) };
-        let (error, outcome, reaction) = match Box::pin(end(transaction, &manner, result, &budget)).await {
+        let (error, outcome, reaction) = match Box::pin(end(transaction, lent, &manner, result, &budget)).await {
             Ok(value) => return Ok(value),
             Err(ended) => ended,
         };
@@ -201,6 +200,7 @@ where
 /// Ends the transaction as its closure has; with an error, says what became of it and what is useful.
 async fn end<DB: Engine, T, E: From<SqlxError>>(
     mut transaction: Box<ProxyTransaction<DB>>,
+    lent: bool,
     manner: &impl Manner<DB, T>,
     result: Result<T, E>,
     budget: &Budget,
@@ -209,11 +209,10 @@ async fn end<DB: Engine, T, E: From<SqlxError>>(
         transaction.undo_failed().await;
     }
     // What was lent may have been ended by its borrower, whatever became of the connection since.
-    let undone = if transaction.is_lent() { Outcome::Unknown } else { Outcome::RolledBack };
+    let undone = if lent { Outcome::Unknown } else { Outcome::RolledBack };
     match (result, transaction.failed()) {
         (Ok(value), None) => {
-            let before = manner.before_commit(&value);
-            let before = match before {
+            let before = match manner.before_commit(&value) {
                 Ok(before) => before,
                 Err(error) => {
                     let _ = transaction.rollback().await;
@@ -222,7 +221,10 @@ async fn end<DB: Engine, T, E: From<SqlxError>>(
             };
             match transaction.finish(budget, before).await {
                 Ok(()) => Ok(value),
-                Err(NotCommitted { error, outcome, reaction }) => Err((E::from(error.into()), outcome, reaction)),
+                Err(NotCommitted { error, reaction }) => {
+                    let outcome = error.outcome();
+                    Err((E::from(error.into()), outcome, reaction))
+                }
             }
         }
         (Ok(_), Some(verdict)) => {
@@ -264,7 +266,7 @@ fn failed(verdict: &Verdict) -> Error {
 }
 
 impl<DB: Engine> Tx<DB> {
-    fn transaction(&mut self) -> &mut ProxyTransaction<DB> {
+    pub(crate) fn transaction(&mut self) -> &mut ProxyTransaction<DB> {
         self.transaction.as_mut().expect(HELD)
     }
 
@@ -279,9 +281,7 @@ impl<DB: Engine> Tx<DB> {
     /// # Errors
     /// As any statement of the transaction.
     pub async fn savepoint(&mut self) -> Result<Savepoint<'_, DB>, Error> {
-        let mut savepoint = self.transaction().savepoint().await?;
-        savepoint.set_in_closure();
-        Ok(savepoint)
+        self.transaction().savepoint().await
     }
 
     /// Hands out the driver's connection, for `COPY` and helpers that demand it.
@@ -291,12 +291,6 @@ impl<DB: Engine> Tx<DB> {
     pub fn lend(&mut self) -> &mut DB::Connection {
         self.home.lent.store(true, Ordering::Relaxed);
         self.transaction().lend()
-    }
-
-    /// The connection for one more statement, unless its text may not be sent here.
-    pub(crate) async fn admit(&mut self, sql: &str) -> Result<&mut ProxyConnection<DB>, SqlxError> {
-        allow::<DB>(sql)?;
-        self.transaction().ready().await
     }
 }
 

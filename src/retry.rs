@@ -84,7 +84,7 @@ impl Retry {
         let at = match room.until {
             Some(until) if drawn + room.min_attempt <= until => drawn,
             // Whatever was drawn, one more attempt is made, in time for it to connect as well.
-            Some(until) => until.checked_sub(2 * room.min_attempt).filter(|latest| *latest > room.now)?,
+            Some(until) => latest_resume(room.now, until, room.min_attempt)?,
             None if failed.made < MAX_ATTEMPTS => drawn,
             None => return None,
         };
@@ -95,6 +95,12 @@ impl Retry {
         };
         budget.turn(room.now, at, last)
     }
+}
+
+/// The latest instant for one more attempt to begin, so that it can still connect and a timer may be late; `None` where it
+/// has passed.
+pub(crate) fn latest_resume(now: Instant, until: Instant, min_attempt: Duration) -> Option<Instant> {
+    until.checked_sub(2 * min_attempt).filter(|latest| *latest > now)
 }
 
 /// What all calls of a pool may repeat together, so that many that fail at once do not become a storm: a bucket of tokens,

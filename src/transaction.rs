@@ -56,6 +56,7 @@ pub struct ProxyTransaction<DB: Engine> {
     dropped: Option<Dropped>,
     /// The connection was lent while there was one.
     torn: bool,
+    in_closure: bool,
 }
 
 impl<DB: Engine> Pool<DB> {
@@ -147,9 +148,15 @@ impl<DB: Engine> Pool<DB> {
             let failure = match self.send_opening(&mut connection, &begin_sql, first, row, budget).await {
                 Ok(None) => {
                     connection.begun();
-                    let transaction =
-                        ProxyTransaction { connection, open: true, key, savepoints: 0, dropped: None, torn: false };
-                    return Ok(Opened::Open(transaction));
+                    return Ok(Opened::Open(ProxyTransaction {
+                        connection,
+                        open: true,
+                        key,
+                        savepoints: 0,
+                        dropped: None,
+                        torn: false,
+                        in_closure: false,
+                    }));
                 }
                 Ok(Some(stored)) => return Ok(Opened::Done(stored)),
                 Err(failure) => failure,
@@ -272,13 +279,24 @@ impl<DB: Engine> ProxyTransaction<DB> {
         self.connection.failed()
     }
 
-    pub(crate) fn is_lent(&mut self) -> bool {
-        self.connection.is_lent()
+    /// The same in a closure, where some texts are refused.
+    pub(crate) fn in_closure(mut self) -> Self {
+        self.in_closure = true;
+        self
+    }
+
+    /// The connection for one more statement, unless its text may not be sent here.
+    pub(crate) async fn admit(&mut self, sql: &str) -> Result<&mut ProxyConnection<DB>, SqlxError> {
+        if self.in_closure {
+            allow::<DB>(sql)?;
+        }
+        self.return_to_dropped().await.map_err(|failure| SqlxError::from(self.told(failure)))?;
+        Ok(&mut self.connection)
     }
 }
 
 /// Refuses what would end the transaction behind its closure's back.
-pub(crate) fn allow<DB: Engine>(sql: &str) -> Result<(), Error> {
+fn allow<DB: Engine>(sql: &str) -> Result<(), Error> {
     let Some(rule) = DB::forbidden_in_closure(sql) else { return Ok(()) };
     let message = format!("refused in the closure of a transaction: {rule}");
     let error = Error::new(ErrorKind::Usage, "transaction.refused_statement", message).phase_of(Phase::Statement);

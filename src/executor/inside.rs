@@ -10,35 +10,11 @@ use sqlx_core::sql_str::SqlStr;
 
 use super::Item;
 use crate::closure::Tx;
-use crate::connection::ProxyConnection;
 use crate::engine::{Call, Engine};
 use crate::transaction::{ProxyTransaction, Savepoint};
 
-/// The connection for one more statement with this text, once all is as it should be before it.
-trait Inside<DB: Engine>: Send {
-    fn admit(&mut self, sql: &str) -> impl Future<Output = Result<&mut ProxyConnection<DB>, SqlxError>> + Send;
-}
-
-impl<DB: Engine> Inside<DB> for ProxyTransaction<DB> {
-    fn admit(&mut self, _: &str) -> impl Future<Output = Result<&mut ProxyConnection<DB>, SqlxError>> {
-        self.ready()
-    }
-}
-
-impl<DB: Engine> Inside<DB> for Savepoint<'_, DB> {
-    fn admit(&mut self, sql: &str) -> impl Future<Output = Result<&mut ProxyConnection<DB>, SqlxError>> {
-        Savepoint::admit(self, sql)
-    }
-}
-
-impl<DB: Engine> Inside<DB> for Tx<DB> {
-    fn admit(&mut self, sql: &str) -> impl Future<Output = Result<&mut ProxyConnection<DB>, SqlxError>> {
-        Tx::admit(self, sql)
-    }
-}
-
 macro_rules! executes_inside {
-    ($(#[$doc:meta])* $executor:ty $(, $lifetime:lifetime)?) => {
+    ($(#[$doc:meta])* $executor:ty, |$this:ident| $transaction:expr $(, $lifetime:lifetime)?) => {
         $(#[$doc])*
         impl<'t, $($lifetime,)? DB: Engine> Executor<'t> for &'t mut $executor {
             type Database = DB;
@@ -49,7 +25,7 @@ macro_rules! executes_inside {
                 E: 'q + Execute<'q, DB>,
             {
                 let call = Call::capture(query);
-                Box::pin(async move { self.admit(call.text()).await?.execute(call).await })
+                Box::pin(async move { let $this = self; $transaction.admit(call.text()).await?.execute(call).await })
             }
 
             fn fetch_all<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Vec<DB::Row>, SqlxError>>
@@ -58,7 +34,7 @@ macro_rules! executes_inside {
                 E: 'q + Execute<'q, DB>,
             {
                 let call = Call::capture(query);
-                Box::pin(async move { self.admit(call.text()).await?.fetch_all(call).await })
+                Box::pin(async move { let $this = self; $transaction.admit(call.text()).await?.fetch_all(call).await })
             }
 
             fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<DB::Row>, SqlxError>>
@@ -67,7 +43,7 @@ macro_rules! executes_inside {
                 E: 'q + Execute<'q, DB>,
             {
                 let call = Call::capture(query);
-                Box::pin(async move { self.admit(call.text()).await?.fetch_optional(call).await })
+                Box::pin(async move { let $this = self; $transaction.admit(call.text()).await?.fetch_optional(call).await })
             }
 
             fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Result<Item<DB>, SqlxError>>
@@ -77,7 +53,8 @@ macro_rules! executes_inside {
             {
                 let call = Call::capture(query);
                 Box::pin(async_stream::try_stream! {
-                    let mut answers = self.admit(call.text()).await?.fetch_many(call);
+                    let $this = self;
+                    let mut answers = $transaction.admit(call.text()).await?.fetch_many(call);
                     while let Some(answer) = answers.try_next().await? {
                         yield answer;
                     }
@@ -92,14 +69,14 @@ macro_rules! executes_inside {
             where
                 't: 'e,
             {
-                Box::pin(async move { self.admit(sql.as_str()).await?.prepare_with(sql, parameters).await })
+                Box::pin(async move { let $this = self; $transaction.admit(sql.as_str()).await?.prepare_with(sql, parameters).await })
             }
 
             fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<DB>, SqlxError>>
             where
                 't: 'e,
             {
-                Box::pin(async move { self.admit(sql.as_str()).await?.describe(sql).await })
+                Box::pin(async move { let $this = self; $transaction.admit(sql.as_str()).await?.describe(sql).await })
             }
         }
     };
@@ -107,16 +84,16 @@ macro_rules! executes_inside {
 
 executes_inside! {
     /// Statements run inside the transaction; none is sent twice.
-    ProxyTransaction<DB>
+    ProxyTransaction<DB>, |transaction| transaction
 }
 
 executes_inside! {
     /// Statements run inside the transaction, since the savepoint; none is sent twice.
-    Savepoint<'s, DB>, 's
+    Savepoint<'s, DB>, |savepoint| savepoint.transaction(), 's
 }
 
 executes_inside! {
     /// Statements run inside the transaction; none is sent twice within one attempt. A text that would end the transaction,
     /// or holds several statements, is refused with `transaction.refused_statement`.
-    Tx<DB>
+    Tx<DB>, |tx| tx.transaction()
 }

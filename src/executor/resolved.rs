@@ -82,7 +82,7 @@ impl<DB: Engine> Pool<DB> {
         let send = &send;
         self.transaction(|mut tx| {
             let call = call.attempt();
-            async move { tx.admit(call.text()).await?.once(call, send).await }
+            async move { tx.transaction().admit(call.text()).await?.once(call, send).await }
         })
         .await
     }

@@ -16,6 +16,7 @@ use crate::outcome::{Outcome, Phase, Reaction};
 use crate::pool::Pool;
 use crate::pool::live::{Idle, Live};
 use crate::pool::slots::{Closed, Slot};
+use crate::retry::latest_resume;
 use crate::token::Token;
 
 /// Says what proves a connection; asked only if one has to be proven, as the answer may need thought.
@@ -182,9 +183,9 @@ impl<DB: Engine> Pool<DB> {
             last = Some(error);
             if !pause.is_zero() {
                 let now = self.clock().monotonic();
-                // Whatever was drawn, one more attempt is made while there is time for one and for a late timer.
-                let latest = budget.acquire_until.checked_sub(2 * self.config().min_attempt()).unwrap_or(now);
-                let latest = if latest > now { latest } else { budget.acquire_until };
+                // Whatever was drawn, one more attempt is made while there is time for one.
+                let latest = latest_resume(now, budget.acquire_until, self.config().min_attempt());
+                let latest = latest.unwrap_or(budget.acquire_until);
                 self.clock().sleep_until((now + pause).min(latest)).await;
             }
         }

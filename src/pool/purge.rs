@@ -8,7 +8,7 @@ use crate::engine::{Answer, Engine};
 use crate::error::{Error, ErrorKind};
 use crate::key::OutcomeKey;
 use crate::outcome::{Outcome, Phase};
-use crate::pool::Pool;
+use crate::pool::{Pool, markers_off};
 
 /// So many rows are deleted by one statement: few enough to hold nobody up.
 const BATCH: u32 = 1000;
@@ -37,9 +37,7 @@ impl<DB: Engine> Pool<DB> {
     /// ```
     pub async fn purge_commit_markers(&self) -> Result<u64, Error> {
         let markers = self.config().commit_markers();
-        let Some(table) = markers.table_name() else {
-            return Err(Error::new(ErrorKind::Usage, "markers.off", "this pool leaves no commit markers"));
-        };
+        let table = markers.table_name().ok_or_else(markers_off)?;
         let now = self.clock().now();
         let oldest = now.wall.checked_sub(markers.kept_for()).unwrap_or(SystemTime::UNIX_EPOCH);
         let oldest = OutcomeKey::lowest_at(oldest);

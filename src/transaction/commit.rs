@@ -57,13 +57,12 @@ fn send<DB: Engine>(connection: &mut DB::Connection, sql: String, statements: us
 #[derive(Debug)]
 pub(crate) struct NotCommitted {
     pub(crate) error: Error,
-    pub(crate) outcome: Outcome,
     pub(crate) reaction: Reaction,
 }
 
 impl From<Error> for NotCommitted {
     fn from(error: Error) -> Self {
-        NotCommitted { outcome: error.outcome(), reaction: Reaction::Surface, error }
+        NotCommitted { reaction: Reaction::Surface, error }
     }
 }
 
@@ -94,26 +93,22 @@ impl<DB: Engine> ProxyTransaction<DB> {
     pub(crate) async fn finish(mut self, budget: &Budget, mut before: Option<String>) -> Result<(), NotCommitted> {
         let is_repeated = before.is_some();
         self.may_be_committed()?;
-        self.return_to_dropped().await.map_err(|failure| {
-            let Verdict { outcome, reaction, .. } = *failure.verdict();
-            let error = self.connection.pool().effort(failure.into_error(Phase::Statement), budget, 1);
-            NotCommitted { error, outcome, reaction }
-        })?;
-        if let Some(statement) = before.take_if(|_| self.connection.pool().config().split_messages()) {
-            self.step(statement).await.map_err(|failure| {
-                let Verdict { outcome, reaction, .. } = *failure.verdict();
-                let error = self.connection.pool().effort(failure.into_error(Phase::Commit), budget, 1);
-                NotCommitted { error, outcome, reaction }
-            })?;
+        let pool = self.connection.pool().clone();
+        let split = pool.config().split_messages();
+        let not_committed = |failure: Failure, phase| {
+            let reaction = failure.verdict().reaction;
+            NotCommitted { error: pool.effort(failure.into_error(phase), budget, 1), reaction }
+        };
+        self.return_to_dropped().await.map_err(|failure| not_committed(failure, Phase::Statement))?;
+        if let Some(statement) = before.take_if(|_| split) {
+            self.step(statement).await.map_err(|failure| not_committed(failure, Phase::Commit))?;
         }
         let in_doubt = self.connection.may_have_ended() || self.connection.is_lent();
         let key = self.key.filter(|_| !in_doubt);
         self.connection.catch_up(budget.until).await;
-        // Where it can be found out what became of it, silence is not waited for until there is no time left to ask.
-        let pool = self.connection.pool().clone();
         let may_ask = is_repeated || key.is_some();
         let bounds = if may_ask { pool.leaving_time_to_ask(budget) } else { budget.until.into() };
-        let checked = if pool.config().split_messages() { self.check(bounds, in_doubt).await } else { Ok(()) };
+        let checked = if split { self.check(bounds, in_doubt).await } else { Ok(()) };
         self.connection.ending();
         let unheard = Unheard::new(self.key);
         let result = match checked {
@@ -124,24 +119,21 @@ impl<DB: Engine> ProxyTransaction<DB> {
             Err(failure)
                 if failure.verdict().outcome == Outcome::Unknown && failure.verdict().code != COMMIT_ENDED.code =>
             {
-                let reaction = failure.verdict().reaction;
                 self.connection.spoil();
                 drop(self);
-                let lost = pool.effort(failure.into_error(Phase::Commit).key_of(key), budget, 1);
+                let NotCommitted { error: lost, reaction } = not_committed(failure, Phase::Commit);
                 match key {
-                    Some(key) => pool.find_out_about(key, budget, lost).await,
+                    Some(key) => pool.find_out_about(key, budget, lost.key_of(Some(key))).await,
                     None if is_repeated => {
                         let error = lost.hint_of("call it again with the same key: that finds out what became of it");
-                        Err(NotCommitted { outcome: Outcome::Unknown, reaction: Reaction::Reconnect, error })
+                        Err(NotCommitted { reaction: Reaction::Reconnect, error })
                     }
-                    None => Err(NotCommitted { outcome: lost.outcome(), reaction, error: lost }),
+                    None => Err(NotCommitted { reaction, error: lost }),
                 }
             }
             Err(failure) => {
-                let Verdict { outcome, reaction, .. } = *failure.verdict();
-                let error = self.ended(Err(failure), Phase::Commit, budget).err();
-                let error = error.unwrap_or_else(|| unreachable!("it failed"));
-                Err(NotCommitted { error, outcome, reaction })
+                self.open = leaves_open(&failure);
+                Err(not_committed(failure, Phase::Commit))
             }
             Ok(Committed { connection_lost }) => {
                 if connection_lost {
@@ -217,17 +209,14 @@ impl<DB: Engine> ProxyTransaction<DB> {
         let sql = "ROLLBACK".to_owned();
         let rollback = self.connection.drive(budget.until, DB::judge_rollback, |live| simple::<DB>(live, sql));
         let result = rollback.await;
-        self.ended(result, Phase::Rollback, &budget)
+        self.open = result.as_ref().is_err_and(leaves_open);
+        result.map_err(|failure| self.connection.pool().effort(failure.into_error(Phase::Rollback), &budget, 1))
     }
+}
 
-    fn ended(mut self, result: Result<(), Failure>, phase: Phase, budget: &Budget) -> Result<(), Error> {
-        self.open = match &result {
-            Ok(()) => false,
-            // The server answered and ended it, or the connection is spoiled already, or nobody asked the server.
-            Err(failure) => !failure.verdict().keep || failure.verdict().outcome == Outcome::NotSent,
-        };
-        result.map_err(|failure| self.connection.pool().effort(failure.into_error(phase), budget, 1))
-    }
+/// Whether the server was not asked, or has not answered; else it has ended the transaction, whatever it said.
+fn leaves_open(failure: &Failure) -> bool {
+    !failure.verdict().keep || failure.verdict().outcome == Outcome::NotSent
 }
 
 impl<DB: Engine> crate::pool::Pool<DB> {
@@ -239,7 +228,7 @@ impl<DB: Engine> crate::pool::Pool<DB> {
                 let message = "the answer to the commit was lost, and the server says that it never happened";
                 let error = Error::new(ErrorKind::Lost, "commit.undone", message).phase_of(Phase::Commit);
                 let error = self.effort(error.outcome_of(Outcome::RolledBack).caused_by(lost), budget, 1);
-                Err(NotCommitted { error, outcome: Outcome::RolledBack, reaction: Reaction::Reconnect })
+                Err(NotCommitted { error, reaction: Reaction::Reconnect })
             }
             Err(unresolved) => Err(lost.hint_of(unresolved.to_string()).into()),
         }

@@ -4,8 +4,8 @@ use std::fmt;
 
 use sqlx_core::error::Error as SqlxError;
 
-use super::{ProxyTransaction, allow, simple};
-use crate::connection::{Failure, ProxyConnection};
+use super::{ProxyTransaction, simple};
+use crate::connection::Failure;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::outcome::{Outcome, Phase, Verdict};
@@ -35,8 +35,6 @@ pub struct Savepoint<'t, DB: Engine> {
     /// What had failed in the transaction before: that is not undone with it.
     failed_before: Option<Verdict>,
     open: bool,
-    /// In a closure, where some texts are refused.
-    in_closure: bool,
 }
 
 /// A savepoint that is to be undone before the next statement.
@@ -62,7 +60,7 @@ impl<DB: Engine> ProxyTransaction<DB> {
         let number = self.savepoints;
         self.step(format!("SAVEPOINT proxy_{number}")).await.map_err(|failure| self.told(failure))?;
         let failed_before = self.connection.failed();
-        Ok(Savepoint { transaction: self, number, failed_before, open: true, in_closure: false })
+        Ok(Savepoint { transaction: self, number, failed_before, open: true })
     }
 
     /// What was done since this savepoint is to be undone before the next statement.
@@ -107,12 +105,6 @@ impl<DB: Engine> ProxyTransaction<DB> {
         Ok(())
     }
 
-    /// The connection for the next statement.
-    pub(crate) async fn ready(&mut self) -> Result<&mut ProxyConnection<DB>, SqlxError> {
-        self.return_to_dropped().await.map_err(|failure| SqlxError::from(self.told(failure)))?;
-        Ok(&mut self.connection)
-    }
-
     pub(super) async fn step(&mut self, sql: String) -> Result<(), Failure> {
         let budget = self.connection.pool().budget();
         let access = self.connection.pool().config().access();
@@ -121,7 +113,7 @@ impl<DB: Engine> ProxyTransaction<DB> {
         self.connection.drive(budget.until, judge, |live| simple::<DB>(live, sql)).await
     }
 
-    fn told(&self, failure: Failure) -> Error {
+    pub(super) fn told(&self, failure: Failure) -> Error {
         let pool = self.connection.pool();
         pool.effort(failure.into_error(Phase::Statement), &pool.budget(), 1)
     }
@@ -167,22 +159,11 @@ impl<DB: Engine> Savepoint<'_, DB> {
     /// # Errors
     /// As [`ProxyTransaction::savepoint`].
     pub async fn savepoint(&mut self) -> Result<Savepoint<'_, DB>, Error> {
-        let in_closure = self.in_closure;
-        let mut savepoint = self.transaction.savepoint().await?;
-        savepoint.in_closure = in_closure;
-        Ok(savepoint)
+        self.transaction.savepoint().await
     }
 
-    pub(crate) fn set_in_closure(&mut self) {
-        self.in_closure = true;
-    }
-
-    /// The connection for one more statement, unless its text may not be sent here.
-    pub(crate) async fn admit(&mut self, sql: &str) -> Result<&mut ProxyConnection<DB>, SqlxError> {
-        if self.in_closure {
-            allow::<DB>(sql)?;
-        }
-        self.transaction.ready().await
+    pub(crate) fn transaction(&mut self) -> &mut ProxyTransaction<DB> {
+        self.transaction
     }
 }
 

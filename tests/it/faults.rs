@@ -29,7 +29,8 @@ const DELAY: Duration = Duration::from_secs(30);
 const PIECE: usize = 16;
 const PAUSE: Duration = Duration::from_millis(1);
 
-const KINDS: [Kind; 9] = [
+/// All that can be done to a connection that has logged in.
+pub(crate) const KINDS: [Kind; 9] = [
     Kind::Close,
     Kind::Reset,
     Kind::AdminShutdown,

@@ -6,6 +6,7 @@ mod fence;
 mod leaks;
 mod once;
 mod resolved;
+mod upkeep;
 
 use std::time::Duration;
 

@@ -9,24 +9,11 @@ use sqlx::AssertSqlSafe;
 
 use super::super::{marked_pool, markers, wait_out, written};
 use super::told;
+use crate::faults::KINDS;
 use crate::support::world::World;
 
+/// Less than the longest delay among the kinds of faults.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// More than the deadline.
-const DELAY: Duration = Duration::from_secs(30);
-
-const KINDS: [Kind; 9] = [
-    Kind::Close,
-    Kind::Reset,
-    Kind::AdminShutdown,
-    Kind::CrashShutdown,
-    Kind::CannotConnectNow,
-    Kind::StopReading,
-    Kind::NeverAnswer,
-    Kind::Delay { least: DELAY, most: DELAY },
-    Kind::Drip { bytes: 16, every: Duration::from_millis(1) },
-];
-
 async fn put(pool: &ProxyPool, n: i64) -> Result<(), sqlx::Error> {
     // A new text each time, so that it is prepared.
     let sql = AssertSqlSafe(format!("/* {n} */ INSERT INTO written VALUES ($1) RETURNING n * 10"));
