@@ -38,7 +38,7 @@ impl Report for Statements {
         let Findings { lost, doubled, falsely_failed, stale_reads, unknown, unknown_explained, .. } =
             self.ours.findings;
         let Findings { errors_of_reads, errors_of_idempotent_writes, .. } = self.ours.findings;
-        let Findings { unknown_of_idle_cuts, certificates_unseen, late, .. } = self.ours.findings;
+        let Findings { unknown_of_idle_cuts, certificates_unseen, .. } = self.ours.findings;
         let wrong = [
             ("acknowledged writes were lost", lost),
             ("writes were applied twice", doubled),
@@ -50,34 +50,14 @@ impl Report for Statements {
             ("idempotent writes failed though they could be served in time", errors_of_idempotent_writes),
             ("certificates were refused that nobody had shown", certificates_unseen),
         ];
-        let mut complaints: Vec<String> = Vec::new();
-        complaints.extend(wrong.iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}")));
-        if late > LATE {
-            complaints.push(format!("a call came {} ms after its deadline", millis(late)));
-        }
-        if self.ours.faults < self.ours.planned {
-            complaints.push(format!("only {} of {} faults: out of time", self.ours.faults, self.ours.planned));
-        }
-        let acquitted = self.controls.iter().filter(|(name, verdict)| verdict.convicted_of(name) == 0);
-        complaints.extend(acquitted.map(|(name, _)| format!("the checker does not convict {name}")));
-        complaints
+        common_complaints(&wrong, &self.ours, &self.controls)
     }
 
     fn to_json(&self) -> String {
-        let controls: serde_json::Map<String, Value> = self
-            .controls
-            .iter()
-            .map(|(name, verdict)| {
-                let mut control = verdict.findings.counts();
-                control["faults"] = json!(verdict.faults);
-                control["convicted"] = json!(verdict.convicted_of(name) > 0);
-                ((*name).to_owned(), control)
-            })
-            .collect();
         let findings = &self.ours.findings;
         let longest: BTreeMap<_, _> =
             findings.longest_recovery.iter().map(|(name, longest)| (name, millis(*longest))).collect();
-        let mut all = findings.counts();
+        let all = findings.counts();
         let more = json!({
             "seed": self.seed,
             "skipped": self.skipped,
@@ -107,22 +87,16 @@ impl Report for Statements {
             "lag_ms_max": millis(findings.lag),
             "by_fault": self.ours.by_fault,
             "errors": findings.errors,
-            "controls": controls,
+            "controls": controls_json(&self.controls),
         });
-        if let (Value::Object(all), Value::Object(more)) = (&mut all, more) {
-            all.extend(more);
-        }
-        all.to_string()
+        merged(all, more)
     }
 
     fn print_table(&self) {
         let Findings { recovery, waiting, late, .. } = &self.ours.findings;
         let names = ["this crate", "sqlx::Pool", "retry everything", "blind overwrite"];
         println!("{:34}{}", "", names.map(|name| format!("{name:>18}")).concat());
-        let runs = || std::iter::once(&self.ours).chain(self.controls.iter().map(|(_, verdict)| verdict));
-        let row = |name: &str, value: &dyn Fn(&Verdict) -> u64| {
-            println!("{name:34}{}", runs().map(|verdict| format!("{:>18}", value(verdict))).collect::<String>());
-        };
+        let row = |name: &str, value: &dyn Fn(&Verdict) -> u64| print_row(name, &self.ours, &self.controls, value);
         row("faults", &|verdict| verdict.faults);
         row("calls", &|verdict| verdict.findings.operations as u64);
         row("acknowledged", &|verdict| verdict.findings.acknowledged as u64);
@@ -146,19 +120,30 @@ impl Report for Statements {
         own("who waited has an answer after, ms", three(waiting));
         own("longest call, ms", millis(self.ours.findings.longest_call).to_string());
         own("latest after its deadline, ms", millis(*late).to_string());
-        println!("\nfaults of the first run:");
-        for (name, count) in &self.ours.by_fault {
-            println!("  {name:32}{count:>18}");
-        }
-        println!("errors of the first run:");
-        for (code, count) in &self.ours.findings.errors {
-            println!("  {code:32}{count:>18}");
-        }
+        print_counts("faults", &self.ours.by_fault);
+        print_counts("errors", &self.ours.findings.errors);
     }
 }
 
-impl Verdict {
-    /// How often this control did what it is there to be convicted of.
+impl Tried for Verdict {
+    fn faults(&self) -> u64 {
+        self.faults
+    }
+
+    fn planned(&self) -> u64 {
+        self.planned
+    }
+
+    fn late(&self) -> Duration {
+        self.findings.late
+    }
+
+    fn counts(&self) -> Value {
+        let mut counts = self.findings.counts();
+        counts["faults"] = json!(self.faults);
+        counts
+    }
+
     fn convicted_of(&self, control: &str) -> usize {
         match control {
             "sqlx_pool" => self.findings.falsely_failed,
@@ -180,6 +165,68 @@ impl Findings {
             "unknown": self.unknown,
         })
     }
+}
+
+/// A run as both kinds of reports see it.
+pub(crate) trait Tried {
+    fn faults(&self) -> u64;
+
+    fn planned(&self) -> u64;
+
+    /// The latest answer after its deadline.
+    fn late(&self) -> Duration;
+
+    fn counts(&self) -> Value;
+
+    /// How often this control did what it is there to be convicted of.
+    fn convicted_of(&self, control: &str) -> usize;
+}
+
+/// What is wrong with any kind of run, in words; `wrong` are things of which there should be none.
+pub(crate) fn common_complaints<T: Tried>(
+    wrong: &[(&str, usize)],
+    ours: &T,
+    controls: &[(&'static str, T)],
+) -> Vec<String> {
+    let mut complaints: Vec<String> = Vec::new();
+    complaints.extend(wrong.iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}")));
+    if ours.late() > LATE {
+        complaints.push(format!("a call came {} ms after its deadline", millis(ours.late())));
+    }
+    if ours.faults() < ours.planned() {
+        complaints.push(format!("only {} of {} faults: out of time", ours.faults(), ours.planned()));
+    }
+    let acquitted = controls.iter().filter(|(name, control)| control.convicted_of(name) == 0);
+    complaints.extend(acquitted.map(|(name, _)| format!("the checker does not convict {name}")));
+    complaints
+}
+
+pub(crate) fn controls_json<T: Tried>(controls: &[(&'static str, T)]) -> Value {
+    let control = |(name, control): &(&'static str, T)| {
+        let mut counts = control.counts();
+        counts["convicted"] = json!(control.convicted_of(name) > 0);
+        ((*name).to_owned(), counts)
+    };
+    Value::Object(controls.iter().map(control).collect())
+}
+
+/// Two objects as one line.
+pub(crate) fn merged(mut all: Value, more: Value) -> String {
+    if let (Value::Object(all), Value::Object(more)) = (&mut all, more) {
+        all.extend(more);
+    }
+    all.to_string()
+}
+
+/// A number of ours, and of each control.
+pub(crate) fn print_row<T>(name: &str, ours: &T, controls: &[(&'static str, T)], value: &dyn Fn(&T) -> u64) {
+    let runs = std::iter::once(ours).chain(controls.iter().map(|(_, control)| control));
+    println!("{name:34}{}", runs.map(|run| format!("{:>18}", value(run))).collect::<String>());
+}
+
+pub(crate) fn print_counts(what: &str, counts: &BTreeMap<impl std::fmt::Display, impl std::fmt::Display>) {
+    println!("{what} of the first run:");
+    counts.iter().for_each(|(name, count)| println!("  {name:32}{count:>18}"));
 }
 
 pub(crate) fn percentile(sorted: &[Duration], percent: usize) -> f64 {

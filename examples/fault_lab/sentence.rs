@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::Report;
 use crate::judge::Findings;
-use crate::report::{LATE, millis, percentile};
+use crate::report::{Tried, common_complaints, controls_json, merged, millis, percentile, print_counts, print_row};
 
 /// Of so many commits that met a fault, one outcome may stay unknown.
 const PER_UNKNOWN: usize = 1000;
@@ -43,40 +43,22 @@ impl Report for Sentence {
             ("markers and rows do not agree", ours.markers_disagree.unsigned_abs() as usize),
             ("transactions failed for no reason", ours.failed_without_need),
         ];
-        let mut complaints: Vec<String> = Vec::new();
-        complaints.extend(wrong.iter().filter(|(_, count)| *count > 0).map(|(what, count)| format!("{count} {what}")));
+        let mut complaints = common_complaints(&wrong, &self.ours, &self.controls);
         if !ours.sum_conserved {
             complaints.push("the sum of all accounts is not what it was".to_owned());
         }
         if ours.unknown * PER_UNKNOWN > ours.commits_that_met_a_fault {
             complaints.push(format!("{} outcomes of {} are unknown", ours.unknown, ours.commits_that_met_a_fault));
         }
-        if ours.late > LATE {
-            complaints.push(format!("a call came {} ms after its deadline", millis(ours.late)));
-        }
-        if self.ours.faults < self.ours.planned {
-            complaints.push(format!("only {} of {} faults: out of time", self.ours.faults, self.ours.planned));
-        }
-        let acquitted = self.controls.iter().filter(|(name, verdict)| verdict.convicted_of(name) == 0);
-        complaints.extend(acquitted.map(|(name, _)| format!("the checker does not convict {name}")));
         complaints
     }
 
     fn to_json(&self) -> String {
-        let controls: serde_json::Map<String, Value> = self
-            .controls
-            .iter()
-            .map(|(name, verdict)| {
-                let mut control = verdict.counts();
-                control["convicted"] = json!(verdict.convicted_of(name) > 0);
-                ((*name).to_owned(), control)
-            })
-            .collect();
         let ours = &self.ours.findings;
         let three = |all: &[Duration]| [50, 90, 100].map(|percent| percentile(all, percent));
         let resolution: BTreeMap<_, _> = ours.resolution.iter().map(|(name, took)| (name, three(took))).collect();
         let recovery = three(&ours.recovery);
-        let mut all = self.ours.counts();
+        let all = self.ours.counts();
         let more = json!({
             "mix": "transactions",
             "seed": self.seed,
@@ -96,21 +78,15 @@ impl Report for Sentence {
             "longest_call_ms": millis(ours.longest_call),
             "by_fault": self.ours.by_fault(),
             "errors": ours.errors,
-            "controls": controls,
+            "controls": controls_json(&self.controls),
         });
-        if let (Value::Object(all), Value::Object(more)) = (&mut all, more) {
-            all.extend(more);
-        }
-        all.to_string()
+        merged(all, more)
     }
 
     fn print_table(&self) {
         let names = ["this crate", "sqlx::Pool", "naive replay", "pg_xact_status"];
         println!("{:34}{}", "", names.map(|name| format!("{name:>18}")).concat());
-        let runs = || std::iter::once(&self.ours).chain(self.controls.iter().map(|(_, verdict)| verdict));
-        let row = |name: &str, value: &dyn Fn(&Verdict) -> u64| {
-            println!("{name:34}{}", runs().map(|verdict| format!("{:>18}", value(verdict))).collect::<String>());
-        };
+        let row = |name: &str, value: &dyn Fn(&Verdict) -> u64| print_row(name, &self.ours, &self.controls, value);
         row("faults", &|verdict| verdict.faults);
         row("transactions", &|verdict| verdict.findings.operations as u64);
         row("acknowledged", &|verdict| verdict.findings.acknowledged as u64);
@@ -128,27 +104,22 @@ impl Report for Sentence {
         own("tombstones", ours.tombstones.to_string());
         own("first success after, ms", [50, 90, 100].map(|p| percentile(&ours.recovery, p).to_string()).join(" / "));
         own("latest after its deadline, ms", millis(ours.late).to_string());
-        println!("\nfaults of the first run:");
-        self.ours.by_fault().iter().for_each(|(name, count)| println!("  {name:32}{count:>18}"));
-        println!("errors of the first run:");
-        ours.errors.iter().for_each(|(code, count)| println!("  {code:32}{count:>18}"));
+        print_counts("faults", &self.ours.by_fault());
+        print_counts("errors", &ours.errors);
     }
 }
 
-impl Verdict {
-    /// How often this control did what it is there to be convicted of.
-    fn convicted_of(&self, control: &str) -> usize {
-        match control {
-            "sqlx_pool" => self.findings.falsely_failed,
-            "naive_replay" => self.findings.doubled,
-            _ => self.findings.lost + self.findings.wrong_outcomes,
-        }
+impl Tried for Verdict {
+    fn faults(&self) -> u64 {
+        self.faults
     }
 
-    fn by_fault(&self) -> BTreeMap<&'static str, u64> {
-        let mut by_fault = self.findings.by_fault.clone();
-        self.global.iter().for_each(|name| *by_fault.entry(name).or_default() += 1);
-        by_fault
+    fn planned(&self) -> u64 {
+        self.planned
+    }
+
+    fn late(&self) -> Duration {
+        self.findings.late
     }
 
     fn counts(&self) -> Value {
@@ -168,6 +139,22 @@ impl Verdict {
             "commits_that_met_a_fault": findings.commits_that_met_a_fault,
             "tombstones": findings.tombstones,
         })
+    }
+
+    fn convicted_of(&self, control: &str) -> usize {
+        match control {
+            "sqlx_pool" => self.findings.falsely_failed,
+            "naive_replay" => self.findings.doubled,
+            _ => self.findings.lost + self.findings.wrong_outcomes,
+        }
+    }
+}
+
+impl Verdict {
+    fn by_fault(&self) -> BTreeMap<&'static str, u64> {
+        let mut by_fault = self.findings.by_fault.clone();
+        self.global.iter().for_each(|name| *by_fault.entry(name).or_default() += 1);
+        by_fault
     }
 }
 
