@@ -38,16 +38,12 @@ pub(super) fn purge<'c>(
     Box::pin(async move { Ok(connection.execute(raw_sql(AssertSqlSafe(sql))).await?.rows_affected()) })
 }
 
-fn fence_sql(table: &str, key: OutcomeKey) -> String {
-    format!(
-        "INSERT INTO {table} AS marker (key, state) VALUES ('{key}', 'A') \
-         ON CONFLICT (key) DO UPDATE SET state = marker.state RETURNING state"
-    )
-}
-
 /// Waits for whoever holds the key; then either its row is there, or a tombstone of ours takes its place for ever.
 pub(super) fn fence<'c>(connection: &'c mut PgConnection, table: &str, key: OutcomeKey) -> Answer<'c, Resolved> {
-    let sql = fence_sql(table, key);
+    let sql = format!(
+        "INSERT INTO {table} AS marker (key, state) VALUES ('{key}', 'A') \
+         ON CONFLICT (key) DO UPDATE SET state = marker.state RETURNING state"
+    );
     Box::pin(async move {
         let row = connection.fetch_optional(raw_sql(AssertSqlSafe(sql))).await?.ok_or(SqlxError::RowNotFound)?;
         match read_text(&row, 0)?.as_str() {
